@@ -1,0 +1,117 @@
+"""Several processes, or one: everything here does nothing when the process is alone.
+
+The world comes from torchrun's environment only (RANK, LOCAL_RANK, WORLD_SIZE).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes files and talks to people."""
+    return rank() == 0
+
+
+@contextmanager
+def world(device: torch.device, timeout_seconds: int = 300) -> Iterator[None]:
+    """Join torchrun's world for the duration of the block. A lost peer is an error after ``timeout_seconds``, not a hang."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        timeout=timedelta(seconds=timeout_seconds),
+        device_id=device if device.type == "cuda" else None,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(choice: str = "auto") -> torch.device:
+    """``auto``: this process's own GPU if there is one, else the CPU."""
+    if choice != "auto":
+        return torch.device(choice)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce in both directions: each rank's loss depends on each rank's summands."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum over all processes, with gradient.
+
+    A loss that is a function of such sums has the same value on every rank, and DistributedDataParallel's averaging of
+    gradients then gives exactly the gradient of one process that sees the whole batch.
+    """
+    return _Sum.apply(values) if world_size() > 1 else values
+
+
+def max_over_ranks(values: Tensor) -> Tensor:
+    """The elementwise maximum over all processes. No gradient."""
+    if world_size() == 1:
+        return values.detach()
+    top = values.detach().clone()
+    dist.all_reduce(top, op=dist.ReduceOp.MAX)
+    return top
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up anywhere. A collective call."""
+    if world_size() == 1:
+        return flag
+    return bool(max_over_ranks(torch.tensor(int(flag), device=device)).item())
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's object, in order of rank, on every rank."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,67 @@
+"""Names to classes: the file name is the registry.
+
+``lookup("kd.methods", "cwd", "Method")`` finds the one public class of ``kd/methods/cwd.py`` that derives from ``Method``.
+``"package.module:Class"`` reaches a user's own code.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kd.config import ConfigError
+
+
+@cache
+def options(folder: str, base: str) -> dict[str, str]:
+    """File name to class name, for every file of a package that defines a class deriving from ``base``. Imports nothing."""
+    spec = importlib.util.find_spec(folder)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"there is no package {folder}")
+    found = {}
+    for file in sorted(Path(spec.submodule_search_locations[0]).glob("*.py")):
+        names = [name for name in _derived(file, base) if not name.startswith("_")]
+        if len(names) > 1:
+            raise ImportError(f"{file} defines {', '.join(names)}; one {base} a file, so that the file name can stand for it")
+        if names:
+            found[file.stem] = names[0]
+    return found
+
+
+def _derived(file: Path, base: str) -> list[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [node.name for node in classes if any(isinstance(b, ast.Name) and b.id == base for b in node.bases)]
+
+
+def lookup(folder: str, name: str, base: str) -> type[Any]:
+    """The class called ``name`` in ``folder``.
+
+    Raises:
+        ConfigError: the name is unknown (the message lists the options), or the user's own class cannot be imported.
+    """
+    if ":" in name:
+        return _own(name, base)
+    known = options(folder, base)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        choices = ", ".join(known)
+        raise ConfigError(f"'{name}' is no {base} here.{hint} Options: {choices}; or package.module:Class for your own.")
+    return getattr(importlib.import_module(f"{folder}.{name}"), known[name])
+
+
+def _own(name: str, base: str) -> type[Any]:
+    module, _, cls = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"'{name}' cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+    if not isinstance(found, type) or base not in {parent.__name__ for parent in found.__mro__}:
+        raise ConfigError(f"'{name}' is not a {base}; derive the class from it")
+    return found

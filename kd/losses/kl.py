@@ -1,0 +1,66 @@
+"""Kullback-Leibler divergence at a temperature, teacher first.
+
+Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531; per pixel as in the released code of the
+methods compared here, which differs between them only by constants: see :func:`logit_kl`.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot
+from kd.types import IGNORE, full_precision
+
+
+def soft_kl(
+    logits: Tensor,
+    target: Tensor,
+    keep: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    ignore_index: int | None = IGNORE,
+) -> Tensor:
+    """``T^2 * mean over kept pixels of KL(q || softmax(z / T))`` for a target ``q`` that already is a probability.
+
+    The target is taken as it is: a teacher's probabilities must have been softened at the same temperature (JML-KD,
+    released code). Hard targets count as one-hot. 0 log 0 = 0; a batch without a kept pixel gives 0.
+    """
+    mask = kept_pixels(logits, target, keep, ignore_index)
+    with torch.autocast(logits.device.type, enabled=False):
+        log_p = (full_precision(logits) / temperature).log_softmax(1)
+        q = one_hot(target, logits.shape[1]).to(log_p.dtype) if is_hard(target) else full_precision(target)
+        divergence = (torch.xlogy(q, q) - q * log_p).sum(1)
+        return temperature**2 * global_mean(divergence.where(mask, 0), mask.to(log_p.dtype))
+
+
+def logit_kl(
+    student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, temperature: float = 1.0
+) -> Tensor:
+    """``T^2 * mean over kept pixels of KL(softmax(z_teacher / T) || softmax(z_student / T))``; logits ``B K h w``.
+
+    The CIRKD repository's definition. The others follow by a factor: IFVD and the official CWD code ``1 / (K T^2)``, mmrazor
+    ``h w``, SKD ``B`` (as soft cross-entropy at T = 1, which adds the teacher's entropy and leaves the gradient alone).
+    """
+    mask = kept_pixels(student, teacher, keep, None)
+    with torch.autocast(student.device.type, enabled=False):
+        log_p = (full_precision(student) / temperature).log_softmax(1)
+        log_q = (full_precision(teacher.detach()) / temperature).log_softmax(1)
+        divergence = (log_q.exp() * (log_q - log_p)).sum(1)
+        return temperature**2 * global_mean(divergence.where(mask, 0), mask.to(log_p.dtype))
+
+
+class KL(Loss):
+    """:func:`soft_kl` as a module; with softened labels it is cross-entropy minus the labels' own entropy."""
+
+    class Config(Loss.Config):
+        """``temperature`` divides the logits."""
+
+        temperature: float = Field(1.0, gt=0)
+
+    def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Scalar; see :class:`Loss` for shapes."""
+        return soft_kl(
+            logits, target, keep, temperature=self.config.temperature, ignore_index=self.config.ignore_index
+        )

@@ -1,0 +1,93 @@
+"""What every loss shares: targets hard or soft, a keep mask, float32 arithmetic, means over all ranks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kd.config import Named, validate
+from kd.distributed import sum_over_ranks
+from kd.types import IGNORE
+
+
+class Loss(nn.Module):
+    """Base of the losses: ``loss(logits, target, keep=None) -> scalar``.
+
+    ``logits``  ``B K *`` with any spatial shape
+    ``target``  integers ``B *`` (hard; ``ignore_index`` marks pixels without label) or floats ``B K *`` (soft)
+    ``keep``    optional bool ``B *``; False pixels count for nothing. It replaces ``ignore_index`` where given.
+
+    With several processes the value is that of the whole batch, on every rank, and its gradient is right after
+    DistributedDataParallel's averaging.
+
+    Raises:
+        ConfigError: a knob is unknown or out of range.
+        ValueError: shapes of logits, target and keep do not fit.
+    """
+
+    class Config(Named):
+        """Knobs shared by all losses. ``on`` names the field of ``Outputs`` that a recipe applies the loss to."""
+
+        on: Literal["logits", "aux_logits"] = "logits"
+        ignore_index: int | None = IGNORE
+
+    def __init__(self, **knobs: Any) -> None:
+        super().__init__()
+        self.config: Any = validate(type(self).Config, knobs, type(self).__name__)
+
+    def extra_repr(self) -> str:
+        """The knobs that differ from their defaults."""
+        return ", ".join(f"{key}={value!r}" for key, value in self.config.model_dump(exclude_defaults=True).items())
+
+
+def is_hard(target: Tensor) -> bool:
+    """Whether a target holds class numbers; every integer type does (also uint8 and int32)."""
+    return not target.is_floating_point()
+
+
+def kept_pixels(logits: Tensor, target: Tensor, keep: Tensor | None, ignore_index: int | None) -> Tensor:
+    """The mask ``B *`` of pixels that count.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    pixels = logits.shape[:1] + logits.shape[2:]
+    expected = pixels if is_hard(target) else logits.shape
+    if target.shape != expected:
+        kind = "hard (integer)" if is_hard(target) else "soft (float)"
+        raise ValueError(
+            f"a {kind} target for logits {tuple(logits.shape)} must have shape {tuple(expected)}, not {tuple(target.shape)}"
+        )
+    if keep is not None:
+        if keep.shape != pixels or keep.dtype != torch.bool:
+            raise ValueError(f"keep must be bool {tuple(pixels)}, not {keep.dtype} {tuple(keep.shape)}")
+        return keep
+    if is_hard(target) and ignore_index is not None:
+        return target != ignore_index
+    return torch.ones(pixels, dtype=torch.bool, device=logits.device)
+
+
+def one_hot(target: Tensor, classes: int) -> Tensor:
+    """Hard labels ``B *`` to bool ``B K *``. Labels outside the classes (ignored ones) give no True."""
+    numbers = torch.arange(classes, device=target.device).view(-1, *[1] * (target.ndim - 1))
+    return target.unsqueeze(1) == numbers
+
+
+def global_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """``sum(values) / sum(weights)`` over all pixels of all ranks; 0, still in the graph, if the weights sum to 0."""
+    sums = sum_over_ranks(torch.stack([values.sum().double(), weights.sum().double()]))
+    total, count = sums[0], sums[1].detach()
+    return (total / torch.where(count > 0, count, torch.ones_like(count))).to(values.dtype)
+
+
+def class_weight_buffer(weights: tuple[float, ...] | None) -> Tensor | None:
+    """Weights as a tensor for ``register_buffer``, so that they follow the module to its device."""
+    return None if weights is None else torch.tensor(weights, dtype=torch.float32)
+
+
+def check_classes(weights: Tensor | None, classes: int) -> None:
+    """Refuse class weights of another length than the classes."""
+    if weights is not None and len(weights) != classes:
+        raise ValueError(f"class_weights has {len(weights)} entries, but the logits have {classes} classes; give one per class")

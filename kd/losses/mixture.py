@@ -1,0 +1,52 @@
+"""Weighted mixtures of losses, e.g. 0.25 cross-entropy + 0.75 Jaccard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kd.config import ConfigError
+from kd.losses.loss import Loss
+from kd.types import Outputs
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """``sum of weight * term``.
+
+    Raises:
+        ConfigError: a term has no weight, or a weight has no term.
+    """
+    missing, idle = sorted(terms.keys() - weights.keys()), sorted(weights.keys() - terms.keys())
+    if missing:
+        raise ConfigError(f"weights.{missing[0]}: is missing, but the term '{missing[0]}' is computed; set it (0 only logs it)")
+    if idle:
+        raise ConfigError(
+            f"weights.{idle[0]}: no loss or method computes a term '{idle[0]}'; terms here: {', '.join(sorted(terms))}. "
+            f"Remove it with weights.{idle[0]}=null"
+        )
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+class Mixture(nn.Module):
+    """Named losses on one target. ``mixture(logits, target)`` is their weighted sum; :meth:`terms` gives them one by one.
+
+    >>> loss = Mixture({"ce": CrossEntropy(), "jaccard": JaccardMetricLoss(smooth=1.0)}, {"ce": 0.25, "jaccard": 0.75})
+    """
+
+    def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights) if weights is not None else dict.fromkeys(losses, 1.0)
+
+    def terms(self, outputs: Outputs, target: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
+        """Each loss, un-weighted, on the field of the outputs that it names, at the target's resolution."""
+        size = (int(target.shape[-2]), int(target.shape[-1]))
+        fields = {loss.config.on for loss in self.losses.values()}
+        maps = {field: outputs.at(size, field) for field in sorted(fields)}
+        return {name: loss(maps[loss.config.on], target, keep) for name, loss in self.losses.items()}
+
+    def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Weighted sum; every loss sees the same logits ``B K *``."""
+        return weighted_sum({name: loss(logits, target, keep) for name, loss in self.losses.items()}, self.weights)

@@ -1,0 +1,71 @@
+"""JML-KD: cross-entropy, KL and Jaccard metric loss on hard labels and on the teacher's soft labels together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor
+
+from kd.config import ConfigError
+from kd.losses.cross_entropy import cross_entropy
+from kd.losses.kl import soft_kl
+from kd.losses.overlap import JaccardMetricLoss
+from kd.methods.method import Method
+from kd.types import IGNORE, Outputs, Sizes
+
+
+class JmlKd(Method):
+    """The whole objective of Wang, Ning, Blaschko, arXiv 2302.05666; a recipe that uses it sets ``loss: null``.
+
+    All terms act on logits resampled to the labels' resolution, over labelled pixels only. With ``p = softmax(z_t / T)``:
+    ``ce = CE(z, y)``, ``kl = T^2 KL(p || softmax(z / T))``, ``jaccard_hard = JML(z, y)``, ``jaccard_soft = JML(z, p)``, and on
+    the auxiliary heads ``ce_aux``, ``kl_aux`` (the teacher's auxiliary head teaches the student's; JML sees main heads only).
+
+    Released weights: 0.25 of CE and KL, halved between main and auxiliary head and halved between hard and soft labels, so
+    0.0625 each; 0.75 of JML, halved between hard and soft, so 0.375 each; T = 1, smooth = 1. For T != 1 the released code
+    tempers the target of ``jaccard_soft`` but not the student; ``temper_student: true`` tempers both.
+    """
+
+    class Config(Method.Config):
+        """``jaccard`` holds the knobs of :class:`kd.losses.overlap.JaccardMetricLoss`; ``aux`` uses the auxiliary heads."""
+
+        temperature: float = Field(1.0, gt=0)
+        temper_student: bool = False
+        aux: bool = True
+        jaccard: JaccardMetricLoss.Config = JaccardMetricLoss.Config(smooth=1.0)
+
+    def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
+        super().__init__(config, student, teacher)
+        for role, sizes in (("student", student), ("teacher", teacher)):
+            if config.aux and not sizes.aux:
+                raise ConfigError(
+                    f"method.aux: is true, but the {role} has no auxiliary head; give it one, "
+                    "or set method.aux=false weights.ce_aux=null weights.kl_aux=null"
+                )
+        self.needs = frozenset({"logits", "aux_logits"} if config.aux else {"logits"})
+        self.terms = ("ce", "kl", "jaccard_hard", "jaccard_soft", *(("ce_aux", "kl_aux") if config.aux else ()))
+        self.jaccard = JaccardMetricLoss(**config.jaccard.model_dump())
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
+        """All terms by name."""
+        size = (int(target.shape[-2]), int(target.shape[-1]))
+        keep, temperature = target != IGNORE, self.config.temperature
+        logits = student.at(size)
+        soft = self._teacher(teacher, size, "logits")
+        tempered = logits / temperature if self.config.temper_student else logits
+        terms = {
+            "ce": cross_entropy(logits, target, keep),
+            "kl": soft_kl(logits, soft, keep, temperature=temperature),
+            "jaccard_hard": self.jaccard(logits, target, keep),
+            "jaccard_soft": self.jaccard(tempered, soft, keep),
+        }
+        if self.config.aux:
+            aux = student.at(size, "aux_logits")
+            terms["ce_aux"] = cross_entropy(aux, target, keep)
+            soft_aux = self._teacher(teacher, size, "aux_logits")
+            terms["kl_aux"] = soft_kl(aux, soft_aux, keep, temperature=temperature)
+        return terms
+
+    def _teacher(self, teacher: Outputs, size: tuple[int, int], field: str) -> Tensor:
+        return (teacher.at(size, field).detach() / self.config.temperature).softmax(1)

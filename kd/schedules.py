@@ -1,0 +1,52 @@
+"""Learning rates as pure functions of (step, total): resuming needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from kd.config import Config
+
+
+class LearningRateConfig(Config):
+    """Shape of the learning rate over a run. ``warmup`` is a share of the steps; ``floor`` a share of the base rate."""
+
+    shape: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = Field(0.9, gt=0)
+    warmup: float = Field(0.0, ge=0, lt=1)
+    warmup_start: float = Field(1e-6, ge=0, le=1)
+    floor: float = Field(0.0, ge=0, lt=1)
+
+
+class OptimizerConfig(Config):
+    """One optimizer. ``head_multiplier`` scales the rate of everything but the backbone; ``decay_norms`` also decays 1-D parameters."""
+
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.02, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(1e-4, ge=0)
+    head_multiplier: float = Field(1.0, gt=0)
+    decay_norms: bool = False
+    learning_rate: LearningRateConfig = LearningRateConfig()
+
+
+def factor(config: LearningRateConfig, step: int, total: int) -> float:
+    """What multiplies the base rate at ``step`` of ``total`` (0-based).
+
+    Over the first ``warmup * total`` steps a line rises to 1, never below ``warmup_start``; the decay then runs over the
+    remaining steps, e.g. poly: ``(1 - progress)^power``, never below ``floor``.
+    """
+    ramp = round(config.warmup * total)
+    if step < ramp:
+        return max(config.warmup_start, step / ramp)
+    progress = min((step - ramp) / max(total - ramp, 1), 1.0)
+    decay = {
+        "poly": (1 - progress) ** config.power,
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "constant": 1.0,
+    }[config.shape]
+    return max(decay, config.floor)

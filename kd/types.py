@@ -1,0 +1,129 @@
+"""The nouns that all folders share. Shapes: ``B`` images, ``K`` classes, ``D`` channels, ``h w`` a network's grid, ``H W`` pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = 255
+"""The one value that means "no label here", in every target of every data set."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says about a batch.
+
+    ``logits``      ``B K h w`` at the network's own stride
+    ``aux_logits``  ``B K h' w'`` of the auxiliary head, or None
+    ``embedding``   ``B D h w``, the features that the classifier sees
+    ``pyramid``     the backbone's levels, finest first
+    """
+
+    logits: Tensor
+    aux_logits: Tensor | None = None
+    embedding: Tensor | None = None
+    pyramid: tuple[Tensor, ...] = ()
+    align_corners: bool = False
+    """How the network's grid lies on the image; whoever resamples its maps must follow it."""
+
+    def at(self, size: tuple[int, int], field: str = "logits") -> Tensor:
+        """A field of logits, resampled bilinearly to ``size`` (H, W); half types become float32."""
+        maps = getattr(self, field)
+        if maps is None:
+            raise ValueError(f"the network has no {field}; build it with an auxiliary head, or drop the terms that use it")
+        return resample(full_precision(maps), size, self.align_corners)
+
+    def detach(self) -> Outputs:
+        """The same values without a graph."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: _detach(value) for name, value in tensors.items()})
+
+
+def _detach(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, tuple):
+        return tuple(_detach(item) for item in value)
+    return value
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Half types become float32; sums over millions of pixels need it. float64 stays."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def resample(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """``B K h w`` to ``B K H W``, bilinear. The identity when the size already fits."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def nearest_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels ``B H W`` at a coarser or finer grid: index ``i`` reads source ``floor(i * in / out)``, as published code does."""
+    if target.shape[-2:] == torch.Size(size):
+        return target
+    rows = torch.arange(size[0], device=target.device) * target.shape[-2] // size[0]
+    columns = torch.arange(size[1], device=target.device) * target.shape[-1] // size[1]
+    return target[..., rows[:, None], columns]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a network declares about its outputs, so that a method can check the pair before any training.
+
+    ``stride`` counts pixels per step of the logits' grid; ``embedding`` the embedding's channels; ``pyramid`` and
+    ``pyramid_strides`` the channels and strides of the backbone's levels.
+    """
+
+    classes: int
+    stride: int
+    embedding: int
+    aux: bool
+    pyramid: tuple[int, ...] = ()
+    pyramid_strides: tuple[int, ...] = ()
+
+
+class Geometry(NamedTuple):
+    """How one image became one crop: resize to (height, width), cut at (top, left), then flip. Offsets may be negative: padding."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``image`` uint8 ``B 3 H W`` RGB; ``target`` int64 ``B H W``, 255 = ignore; ``ids`` the samples' names."""
+
+    image: Tensor
+    target: Tensor
+    ids: tuple[str, ...] = ()
+    geometry: tuple[Geometry, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device; asynchronous from pinned memory."""
+        image = self.image.to(device, non_blocking=True)
+        return replace(self, image=image, target=self.target.to(device, non_blocking=True).long())
+
+    def pin_memory(self) -> Batch:
+        """Called by the data loader."""
+        return replace(self, image=self.image.pin_memory(), target=self.target.pin_memory())
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the schedule. ``share`` of the steps; in a stage that does not train the student its parameters rest."""
+
+    name: str
+    share: float = 1.0
+    trains_student: bool = True

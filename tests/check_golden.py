@@ -1,0 +1,131 @@
+"""Run the production code on golden files: ``python tests/check_golden.py DIRECTORY [PATTERN]``.
+
+A golden file is an ``.npz`` with ``in_*`` inputs, ``out_*`` outputs computed by published code and a JSON ``meta`` that holds
+the hyper-parameters ``hp``. An adapter maps one family of files onto the library. It gets the inputs and ``hp`` and returns the
+outputs by name; gradients of ``loss`` are taken here, for every input that has an ``out_grad_<input>``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+VALUE, GRADIENT, DOUBLE = 1e-5, 1e-4, 1e-7
+LOOSER = {"skd_pairwise_official_even": 2e-5}  # its value is a difference of nearly equal numbers
+
+
+class Result(NamedTuple):
+    """Largest differences of one file: relative for values, relative to the largest entry for gradients."""
+
+    name: str
+    value: float
+    gradient: float
+    double: float
+    compared: int
+    problem: str = ""
+
+
+def adapter_for(name: str) -> Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None:
+    """The adapter with the longest matching prefix."""
+    from golden_adapters import ADAPTERS
+
+    fitting = [prefix for prefix in ADAPTERS if name.startswith(prefix)]
+    return ADAPTERS[max(fitting, key=len)] if fitting else None
+
+
+def load(path: Path, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, np.ndarray], dict[str, Any]]:
+    """Inputs as tensors (floats of ``dtype``, integers as int64), expected outputs, hyper-parameters."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    inputs = {key[3:]: torch.from_numpy(value) for key, value in arrays.items() if key.startswith("in_")}
+    expected = {key[4:]: value for key, value in arrays.items() if key.startswith("out_")}
+    for name, value in inputs.items():
+        if value.is_floating_point():
+            inputs[name] = value.to(dtype).requires_grad_(f"grad_{name}" in expected)
+        elif value.dtype != torch.bool:
+            inputs[name] = value.long()
+    return inputs, expected, json.loads(str(arrays["meta"]))["hp"]
+
+
+def outputs(adapter: Callable[..., dict[str, Any]], inputs: dict[str, Tensor], hp: dict[str, Any]) -> dict[str, Any]:
+    """What the library says, gradients of the loss included."""
+    found = dict(adapter(inputs, hp))
+    leaves = {name: value for name, value in inputs.items() if value.requires_grad}
+    if leaves:
+        grads = torch.autograd.grad(found["loss"], list(leaves.values()))
+        found |= {f"grad_{name}": grad for name, grad in zip(leaves, grads, strict=True)}
+    return {name: np.asarray(value.detach() if isinstance(value, Tensor) else value) for name, value in found.items()}
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference relative to the largest expected entry; inf for other shapes or a NaN on one side."""
+    if found.shape != expected.shape:
+        return float("inf")
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    if (np.isnan(found) != np.isnan(expected)).any():
+        return float("inf")
+    gap = np.abs(np.nan_to_num(found) - np.nan_to_num(expected)).max(initial=0.0)
+    scale = np.abs(np.nan_to_num(expected)).max(initial=0.0)
+    return 0.0 if gap == 0 else float(gap / scale) if scale else float("inf")
+
+
+def check(path: Path) -> Result:
+    """Compare one file. ``problem`` says what is wrong, if anything."""
+    name = path.stem
+    adapter = adapter_for(name)
+    if adapter is None:
+        return Result(name, 0, 0, 0, 0, "no adapter: tests/golden_adapters has no prefix for this file")
+    inputs, expected, hp = load(path, torch.float32)
+    found = outputs(adapter, inputs, hp)
+    from golden_adapters import DIFFERS
+
+    keys = [key for key in expected if key != "loss_f64" and not _differs(name, key, DIFFERS)]
+    lacking = [key for key in keys if key not in found]
+    if lacking:
+        return Result(name, 0, 0, 0, 0, f"the adapter gives no {', '.join(lacking)}")
+    value = max((difference(found[k], expected[k]) for k in keys if not k.startswith("grad_")), default=0.0)
+    gradient = max((difference(found[k], expected[k]) for k in keys if k.startswith("grad_")), default=0.0)
+    double = 0.0
+    if "loss_f64" in expected:
+        inputs, _, _ = load(path, torch.float64)
+        double = difference(np.asarray(adapter(inputs, hp)["loss"].detach()), expected["loss_f64"])
+    limit = LOOSER.get(name, VALUE)
+    bad = value > limit or gradient > GRADIENT or double > DOUBLE
+    return Result(name, value, gradient, double, len(keys), "beyond tolerance" if bad else "")
+
+
+def _differs(name: str, key: str, differs: dict[str, str]) -> bool:
+    return any(fnmatch.fnmatch(f"{name}/{key}", pattern) for pattern in differs)
+
+
+def main() -> int:
+    """Print a line per file; 1 if any failed or none was found."""
+    parser = argparse.ArgumentParser(description="Check the library against golden files.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("pattern", nargs="?", default="*", help="file names to check, e.g. 'jml_*'")
+    arguments = parser.parse_args()
+    files = sorted(arguments.directory.glob(f"{arguments.pattern.removesuffix('.npz')}.npz"))
+    if not files:
+        print(f"no golden file {arguments.pattern} in {arguments.directory}", file=sys.stderr)
+        return 1
+    print(f"{'file':38s} {'value':>9s} {'gradient':>9s} {'float64':>9s} {'outputs':>8s}")
+    results = [check(path) for path in files]
+    for result in results:
+        numbers = f"{result.value:9.1e} {result.gradient:9.1e} {result.double:9.1e} {result.compared:8d}"
+        print(f"{result.name:38s} {numbers} {'FAIL: ' + result.problem if result.problem else 'ok'}")
+    failed = [result for result in results if result.problem]
+    print(f"{len(results) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Which library code answers for which golden files. Adapters hold no formulas, only names and conversions of units."""
+
+from golden_adapters import losses, metrics
+
+ADAPTERS = losses.ADAPTERS | metrics.ADAPTERS
+DIFFERS = metrics.DIFFERS

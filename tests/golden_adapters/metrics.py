@@ -1,0 +1,2 @@
+ADAPTERS={}
+DIFFERS={}
