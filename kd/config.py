@@ -6,17 +6,45 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
-class ConfigError(ValueError):
-    """Bad input by the user, told in one message: the dotted path, the value, the rule and the remedy."""
+class InputError(ValueError):
+    """Bad input by the user, told in one message that names the value, the rule and the remedy. Tools print it and stop."""
+
+    def __str__(self) -> str:
+        """The message alone, also where a data loader's worker has wrapped it in its traceback."""
+        return super().__str__().rsplit(f"{type(self).__name__}: ", 1)[-1].rstrip()
+
+
+class ConfigError(InputError):
+    """A wrong key or value; the message begins with the dotted path where there is one."""
 
 
 class Config(BaseModel):
     """Base of all configurations. Fields are frozen; a key that no field has is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_all_keys(cls, values: Any) -> Any:
+        """Refuse unknown keys here rather than by pydantic, because only here the options are at hand."""
+        if not isinstance(values, Mapping):
+            return values
+        problems = [
+            InitErrorDetails(
+                type=PydanticCustomError("unknown_key", "{rule}", {"rule": _unknown(str(key), list(cls.model_fields))}),
+                loc=(str(key),),
+                input=values[key],
+            )
+            for key in values
+            if key not in cls.model_fields
+        ]
+        if problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+        return values
 
 
 class Named(Config):
@@ -37,42 +65,31 @@ def validate(model: type[C], values: Mapping[str, Any], where: str = "") -> C:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(explain(error, model, where)) from None
+        raise ConfigError(explain(error, where)) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
-    """Pydantic's report in the user's words."""
+def explain(error: ValidationError, where: str = "") -> str:
+    """Pydantic's report in the user's words: one line per problem."""
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
         dotted = ".".join(part for part in (where, path) if part)
-        lines.append(f"{dotted or 'recipe'}: {_sentence(problem, model)}")
+        lines.append(f"{dotted or 'recipe'}: {_sentence(problem)}")
     return "\n".join(lines)
 
 
-def _sentence(problem: Any, model: type[BaseModel]) -> str:
-    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
-        return _unknown(str(problem["loc"][-1]), _fields_at(model, problem["loc"][:-1]))
-    if kind == "missing":
+def _sentence(problem: Any) -> str:
+    if problem["type"] == "missing":
         return "is required and has no default; set it in the recipe or as key=value"
-    if kind == "value_error":
-        return str(context["error"])
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "unknown_key":
+        return problem["msg"]
     rule = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"is {value!r}; {rule}"
+    return f"is {problem['input']!r}; {rule}"
 
 
 def _unknown(key: str, options: list[str]) -> str:
     close = difflib.get_close_matches(key, options, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    listing = f" Keys here: {', '.join(sorted(options))}." if options else ""
-    return f"there is no such key{hint}{listing}"
-
-
-def _fields_at(model: type[BaseModel] | None, path: tuple[Any, ...]) -> list[str]:
-    """The keys that the model at ``path`` knows; empty where the path leaves the models (the message then has no list)."""
-    for part in path:
-        field = model.model_fields.get(str(part)) if model else None
-        annotation = field.annotation if field else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    return list(model.model_fields) if model else []
+    hint = f"; did you mean '{close[0]}'?" if close else "."
+    return f"there is no such key{hint} Keys here: {', '.join(sorted(options))}."

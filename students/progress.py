@@ -114,10 +114,9 @@ class Progress:
         self.close()
 
     def _fitting(self, bar: tqdm[Any]) -> str:
-        """As many texts as fit beside the fixed parts, a count of full width and a bar of 4 columns; the first come first."""
-        columns = bar.dynamic_ncols(bar.fp) if callable(bar.dynamic_ncols) else None
-        fixed = len(self._description) + 2 * len(str(self._total)) + len(": 100%|####| / [00:00:00<00:00:00]") + 1
-        room = (columns or 80) - fixed
+        """As many texts, from the first on, as fit beside the fixed parts at their widest and a bar of 1 column."""
+        fixed = len(self._description) + 2 * len(str(self._total)) + len(": 100%|#| / [0:00:00<0:00:00]")
+        room = (bar.format_dict["ncols"] or 80) - fixed
         return ", ".join(_take(self._texts(), room))
 
     def _texts(self) -> list[str]:
@@ -172,10 +171,9 @@ def bar(source: Iterable[T] | int, description: str) -> tqdm[T]:
         source: what to iterate over, or a number of things to ``update()``.
         description: what is being done.
     """
-    total = source if isinstance(source, int) else None
-    items = None if isinstance(source, int) else source
     disable = None if is_main() else True  # None: tqdm shows itself in terminals only
-    return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True, disable=disable)
+    looks: dict[str, Any] = {"desc": description, "leave": False, "dynamic_ncols": True, "disable": disable}
+    return tqdm(total=source, **looks) if isinstance(source, int) else tqdm(source, **looks)
 
 
 def say(text: str) -> None:

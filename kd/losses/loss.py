@@ -28,9 +28,9 @@ class Loss(nn.Module):
     """
 
     class Config(Named):
-        """Knobs shared by all losses. ``on`` names the field of ``Outputs`` that a recipe applies the loss to."""
+        """Knobs shared by all losses. ``field`` names the map of ``Outputs`` that a recipe applies the loss to."""
 
-        on: Literal["logits", "aux_logits"] = "logits"
+        field: Literal["logits", "aux_logits"] = "logits"
         ignore_index: int | None = IGNORE
 
     def __init__(self, **knobs: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +12,27 @@ from kd.losses.loss import Loss
 from kd.types import Outputs
 
 
+def check_weights(names: Iterable[str], weights: Mapping[str, float]) -> None:
+    """Each term needs a weight, each weight a term.
+
+    Raises:
+        ConfigError: naming the first one that is alone.
+    """
+    terms = set(names)
+    for name in sorted(terms - weights.keys()):
+        raise ConfigError(f"weights.{name}: is missing, but the term '{name}' is computed; set it (0 only logs the term)")
+    for name in sorted(weights.keys() - terms):
+        there = ", ".join(sorted(terms))
+        raise ConfigError(f"weights.{name}: nothing computes '{name}' (terms: {there}); drop it with weights.{name}=null")
+
+
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """``sum of weight * term``.
 
     Raises:
-        ConfigError: a term has no weight, or a weight has no term.
+        ConfigError: a term has no weight.
     """
-    missing, idle = sorted(terms.keys() - weights.keys()), sorted(weights.keys() - terms.keys())
-    if missing:
-        raise ConfigError(f"weights.{missing[0]}: is missing, but the term '{missing[0]}' is computed; set it (0 only logs it)")
-    if idle:
-        raise ConfigError(
-            f"weights.{idle[0]}: no loss or method computes a term '{idle[0]}'; terms here: {', '.join(sorted(terms))}. "
-            f"Remove it with weights.{idle[0]}=null"
-        )
+    check_weights(terms, {name: weight for name, weight in weights.items() if name in terms})
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
@@ -39,13 +46,14 @@ class Mixture(nn.Module):
         super().__init__()
         self.losses = nn.ModuleDict(losses)
         self.weights = dict(weights) if weights is not None else dict.fromkeys(losses, 1.0)
+        check_weights(losses, self.weights)
 
     def terms(self, outputs: Outputs, target: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
         """Each loss, un-weighted, on the field of the outputs that it names, at the target's resolution."""
         size = (int(target.shape[-2]), int(target.shape[-1]))
-        fields = {loss.config.on for loss in self.losses.values()}
+        fields = {loss.config.field for loss in self.losses.values()}
         maps = {field: outputs.at(size, field) for field in sorted(fields)}
-        return {name: loss(maps[loss.config.on], target, keep) for name, loss in self.losses.items()}
+        return {name: loss(maps[loss.config.field], target, keep) for name, loss in self.losses.items()}
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Weighted sum; every loss sees the same logits ``B K *``."""

@@ -71,7 +71,7 @@ def task_objective(inputs: Inputs, hp: HP, smoothed: bool = False) -> dict[str, 
         config = LabelSmoothing(epsilon=hp["bls_epsilon"], window=hp["bls_k"])
         target, keep = soften(target, inputs["logits"].shape[1], config)
         kind = KL
-    losses = {"ce": kind(), "ce_aux": kind(on="aux_logits"), "jaccard": JaccardMetricLoss(**_jml_knobs(hp | {"ignore_index": IGNORE}))}
+    losses = {"ce": kind(), "ce_aux": kind(field="aux_logits"), "jaccard": JaccardMetricLoss(**_jml_knobs(hp | {"ignore_index": IGNORE}))}
     outputs = Outputs(inputs["logits"], inputs["aux_logits"])
     return _split(Mixture(losses).terms(outputs, target, keep), _objective_weights(hp))
 
@@ -117,7 +117,7 @@ def task(inputs: Inputs, hp: HP) -> dict[str, Any]:
     losses = {"ce": CrossEntropy(ignore_index=hp["ignore_index"])}
     weights = {"ce": 1.0}
     if "aux_logits" in inputs:
-        losses["ce_aux"] = CrossEntropy(ignore_index=hp["ignore_index"], on="aux_logits")
+        losses["ce_aux"] = CrossEntropy(ignore_index=hp["ignore_index"], field="aux_logits")
         weights["ce_aux"] = hp["aux_weight"]
     outputs = Outputs(inputs["logits"], inputs.get("aux_logits"), align_corners=True)
     return {"loss": weighted_sum(Mixture(losses).terms(outputs, inputs["label"]), weights)}

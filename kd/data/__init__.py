@@ -1,0 +1,1 @@
+"""Data sets (one file each), the augmentation that turns an image into a crop, and the loader that orders them."""

@@ -1,0 +1,107 @@
+"""Joint augmentation of image and labels as a pure function of a generator: scale, pad, crop, flip, colours.
+
+The presets are recipe parts: ``jml`` (continuous scale in [0.5, 2], padding on both sides) and ``cirkd`` (scale in steps of
+0.1, padding at the bottom right), as in the released code of both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tf
+
+from kd.config import Config
+from kd.types import IGNORE, Geometry
+
+
+class Augmentation(Config):
+    """How an image becomes a training crop: scale, pad, crop, flip, colours.
+
+    ``crop`` (height, width) pixels; ``scale`` the range of the random factor, ``scale_step`` its grid (0: continuous);
+    ``pad`` where small images grow: ``centre`` (JDT) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding;
+    ``flip`` probability; ``photometric`` strength of brightness, contrast and saturation jitter (0: none).
+    """
+
+    crop: tuple[int, int] = (512, 512)
+    scale: tuple[float, float] = (0.5, 2.0)
+    scale_step: float = Field(0.0, ge=0)
+    pad: Literal["centre", "corner"] = "centre"
+    fill: tuple[int, int, int] = (124, 116, 104)
+    flip: float = Field(0.5, ge=0, le=1)
+    photometric: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augmentation:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale is [{low}, {high}]; it needs 0 < low <= high")
+        if min(self.crop) < 8:
+            raise ValueError(f"crop is {list(self.crop)}; both sides need 8 pixels or more")
+        return self
+
+
+def draw(config: Augmentation, size: tuple[int, int], generator: torch.Generator) -> Geometry:
+    """A random geometry for an image of ``size`` (H, W)."""
+    scale = _scale(config, generator)
+    height, width = (max(1, round(side * scale)) for side in size)
+    top, left = (_offset(config, side, crop, generator) for side, crop in zip((height, width), config.crop, strict=True))
+    return Geometry(height, width, top, left, flipped=_uniform(generator) < config.flip)
+
+
+def _scale(config: Augmentation, generator: torch.Generator) -> float:
+    low, high = config.scale
+    if config.scale_step == 0:
+        return low + (high - low) * _uniform(generator)
+    steps = round((high - low) / config.scale_step) + 1
+    return low + config.scale_step * int(torch.randint(steps, (), generator=generator))
+
+
+def _offset(config: Augmentation, side: int, crop: int, generator: torch.Generator) -> int:
+    """First source row or column of the crop; negative where the image is padded."""
+    slack = side - crop
+    if slack > 0:
+        return int(torch.randint(slack + 1, (), generator=generator))
+    return slack // 2 if config.pad == "centre" else 0
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentation) -> tuple[Tensor, Tensor]:
+    """Apply a geometry: image uint8 ``3 H W`` and labels uint8 ``H W`` to the crop size. Padding is ``fill`` and ignored."""
+    size, crop = [geometry.height, geometry.width], config.crop
+    image = tf.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
+    labels = tf.resize(labels.unsqueeze(0), size, InterpolationMode.NEAREST_EXACT)
+    top, left = max(geometry.top, 0), max(geometry.left, 0)
+    image, labels = image[:, top : top + crop[0], left : left + crop[1]], labels[:, top : top + crop[0], left : left + crop[1]]
+    before = (max(-geometry.left, 0), max(-geometry.top, 0))
+    after = (crop[1] - image.shape[2] - before[0], crop[0] - image.shape[1] - before[1])
+    if any(before) or any(after):
+        image = tf.pad(image, [*before, *after], fill=[float(value) for value in config.fill])
+        labels = tf.pad(labels, [*before, *after], fill=[float(IGNORE)])
+    if geometry.flipped:
+        image, labels = image.flip(2), labels.flip(2)
+    return image.contiguous(), labels[0].contiguous()
+
+
+def recolour(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast and saturation, each by a factor uniform in [1 - strength, 1 + strength]."""
+    for adjust in (tf.adjust_brightness, tf.adjust_contrast, tf.adjust_saturation):
+        image = adjust(image, 1 + strength * (2 * _uniform(generator) - 1))
+    return image
+
+
+def augment(
+    config: Augmentation, image: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Geometry]:
+    """Image uint8 ``3 H W`` and labels uint8 ``H W`` to one crop of each, and how it was made."""
+    geometry = draw(config, (int(image.shape[1]), int(image.shape[2])), generator)
+    image, labels = replay(geometry, image, labels, config)
+    if config.photometric > 0:
+        image = recolour(image, config.photometric, generator)
+    return image, labels, geometry

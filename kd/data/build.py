@@ -1,0 +1,24 @@
+"""Data sets from their configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kd.config import ConfigError
+from kd.data.dataset import Dataset
+from kd.lookup import lookup
+
+
+def open_split(config: Any, split: str) -> Dataset:
+    """One split of the data set that a configuration names.
+
+    Raises:
+        ConfigError: the data set has no such split, holds nothing, or its files are missing.
+    """
+    cls = lookup("kd.data", config.name, "Dataset")
+    if split not in cls.splits:
+        raise ConfigError(f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(cls.splits)}")
+    data: Dataset = cls(config, split)
+    if len(data) == 0:
+        raise ConfigError(f"data: the split '{split}' of {config.name} is empty; check data.root and the split's list")
+    return data

@@ -1,0 +1,102 @@
+"""CamVid as distributed with the SegNet tutorial: 11 classes, 367/101/233 street images of 360 x 480 pixels.
+
+Layout: ``train/ trainannot/ val/ valannot/ test/ testannot/`` with PNG or JPEG images and index PNGs, and ``train.txt`` ...
+with one stem (or path) a line. Label 11 (void) is ignored. The validation frames come from a sequence that also is in the
+training set: select on ``val``, report ``test``. Brostow et al., "Semantic object classes in video", 2009.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from kd.config import ConfigError
+from kd.data.dataset import Colour, Dataset, check_labels
+from kd.data.files import data_root, read_image, read_labels, resized
+from kd.types import IGNORE
+
+VOID = 11
+
+
+class CamVid(Dataset):
+    """CamVid, 11 classes.
+
+    Raises:
+        ConfigError: the folder, a list or an image is missing, or the split is unknown.
+    """
+
+    class Config(Dataset.Config):
+        """``root`` holds the layout above (default ``$KD_DATA/camvid``); ``resize`` (H, W) shrinks images and labels on reading."""
+
+        root: str | None = None
+        resize: tuple[int, int] | None = None
+
+    classes: ClassVar[tuple[str, ...]] = (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    )
+    colours: ClassVar[tuple[Colour, ...]] = (
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (0, 0, 192),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    )
+
+    def __init__(self, config: Any, split: str) -> None:
+        self.config = config
+        self.root = data_root(config.root, "camvid")
+        self.split = split
+        self.stems = _stems(self.root, split)
+        self.images = _images(self.root / split, self.stems)
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def identity(self, index: int) -> str:
+        """The file's stem."""
+        return self.stems[index]
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image uint8 ``3 H W``, labels uint8 ``H W``."""
+        path = self.root / f"{self.split}annot" / f"{self.stems[index]}.png"
+        labels = read_labels(path)
+        labels = labels.where(labels != VOID, IGNORE)
+        check_labels(labels, len(self.classes), str(path))
+        return resized(read_image(self.images[index]), labels, self.config.resize)
+
+
+def _stems(root: Path, split: str) -> list[str]:
+    file = root / f"{split}.txt"
+    if not file.is_file():
+        there = ", ".join(sorted(path.stem for path in root.glob("*.txt"))) or "none"
+        raise ConfigError(f"{file}: is missing; CamVid lists its splits in such files (found: {there})")
+    stems = [Path(line.split()[0]).stem for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not stems:
+        raise ConfigError(f"{file}: is empty; it must hold one image name a line")
+    return stems
+
+
+def _images(folder: Path, stems: list[str]) -> list[Path]:
+    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
+    missing = [stem for stem in stems if stem not in found]
+    if missing:
+        raise ConfigError(f"{folder}: {len(missing)} listed images are missing, first {missing[0]} (.png or .jpg); is the copy complete?")
+    return [found[stem] for stem in stems]

@@ -1,0 +1,65 @@
+"""What a data set must offer: classes with colours, and numbered pairs of image and labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kd.config import InputError, Named
+from kd.types import IGNORE
+
+Colour = tuple[int, int, int]
+
+
+class LabelError(InputError):
+    """A label map holds a value that is no class and not ignored."""
+
+
+class Dataset(ABC):
+    """Pairs of an RGB image and a label map, by number.
+
+    ``classes`` and ``colours`` are parallel; label ``i`` means ``classes[i]``, 255 means ignored. ``splits`` names what
+    can be asked for. Reading must be a pure function of the number.
+    """
+
+    class Config(Named):
+        """Knobs of the data set."""
+
+    classes: ClassVar[tuple[str, ...]]
+    colours: ClassVar[tuple[Colour, ...]]
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+
+    @abstractmethod
+    def __init__(self, config: Config, split: str) -> None: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def identity(self, index: int) -> str:
+        """A stable name of a sample, unique in the split, fit for a file name."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image uint8 ``3 H W`` and labels uint8 ``H W`` with 255 for ignored pixels."""
+
+
+def check_labels(labels: Tensor, classes: int, source: str) -> None:
+    """Refuse labels outside the classes.
+
+    Raises:
+        LabelError: naming the source, the values and the remedy.
+    """
+    present = torch.bincount(labels.flatten().long(), minlength=256)
+    present[IGNORE] = 0
+    wrong = present[classes:].nonzero().flatten() + classes
+    if len(wrong):
+        values = ", ".join(str(int(value)) for value in wrong[:8])
+        count = int(present[classes:].sum())
+        raise LabelError(
+            f"{source}: {count} pixels hold label {values}; labels must be 0..{classes - 1}, or {IGNORE} for ignored. "
+            "Map the file's values onto the classes, or correct the data set's class list."
+        )

@@ -1,0 +1,154 @@
+"""Order and batches. What a training step sees is a pure function of (seed, step): workers and restarts change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from kd.config import ConfigError
+from kd.data.augment import Augmentation, augment
+from kd.data.dataset import Dataset
+from kd.seeds import derive, generator
+from kd.types import Batch, Geometry
+
+
+class Draw(NamedTuple):
+    """One sample of the stream: which image, in which pass over the data."""
+
+    epoch: int
+    index: int
+
+
+class Order:
+    """An endless stream of samples: one seeded permutation of the data set after the other.
+
+    Batches may span two passes, so every batch is full. A step's samples do not depend on the number of processes.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int) -> None:
+        self.length, self.batch, self.seed = length, batch, seed
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+
+    def _at(self, position: int) -> Draw:
+        epoch, offset = divmod(position, self.length)
+        if epoch != self._epoch:
+            source = generator(self.seed, "order", epoch)
+            self._epoch, self._permutation = epoch, torch.randperm(self.length, generator=source)
+        return Draw(epoch, int(self._permutation[offset]))
+
+    def step(self, step: int) -> list[Draw]:
+        """The whole global batch of a step."""
+        return [self._at(position) for position in range(step * self.batch, (step + 1) * self.batch)]
+
+
+class Portions:
+    """Batch sampler: this process's share of each step, in ``accumulate`` equal parts."""
+
+    def __init__(self, order: Order, first: int, last: int, accumulate: int, rank: int, world: int) -> None:
+        if order.batch % (accumulate * world):
+            raise ConfigError(
+                f"schedule.batch: is {order.batch}; {world} processes x {accumulate} accumulated parts need a multiple of "
+                f"{accumulate * world}, so that every part is equal"
+            )
+        self.order, self.first, self.last = order, first, last
+        self.accumulate, self.rank, self.world = accumulate, rank, world
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        size = self.order.batch // (self.accumulate * self.world)
+        for step in range(self.first, self.last):
+            draws = self.order.step(step)
+            for part in range(self.accumulate):
+                start = (part * self.world + self.rank) * size
+                yield draws[start : start + size]
+
+
+class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
+    """Augmented samples by :class:`Draw`."""
+
+    def __init__(self, data: Dataset, config: Augmentation, seed: int) -> None:
+        self.data, self.config, self.seed = data, config, seed
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, str, Geometry]:
+        image, labels = self.data.read(draw.index)
+        source = generator(self.seed, "augment", draw.epoch, draw.index)
+        crop, target, geometry = augment(self.config, image, labels, source)
+        return crop, target, self.data.identity(draw.index), geometry
+
+
+class Whole(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
+    """Samples as they are, by number."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str, Geometry]:
+        image, labels = self.data.read(index)
+        return image, labels, self.data.identity(index), Geometry(*labels.shape, 0, 0, False)
+
+
+def collate(samples: Sequence[tuple[Tensor, Tensor, str, Geometry]]) -> Batch:
+    """Samples of one size to a batch; labels stay uint8 until they reach the device."""
+    images, targets, ids, geometry = zip(*samples, strict=True)
+    if len({image.shape for image in images}) > 1:
+        found = ", ".join(sorted({f"{image.shape[1]}x{image.shape[2]}" for image in images}))
+        raise ConfigError(f"evaluation.batch: is {len(images)}, but images differ in size ({found}); set evaluation.batch=1")
+    return Batch(torch.stack(images), torch.stack(targets), ids, geometry)
+
+
+def training_batches(
+    data: Dataset,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    batch: int,
+    first: int,
+    last: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pin: bool = False,
+) -> DataLoader[Batch]:
+    """Batches of steps ``first`` to ``last - 1``, ``accumulate`` a step.
+
+    Raises:
+        ConfigError: the global batch does not divide evenly.
+    """
+    portions = Portions(Order(len(data), batch, seed), first, last, accumulate, rank, world)
+    return DataLoader(
+        Crops(data, augmentation, derive(seed, "crops")),
+        batch_sampler=portions,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+    )
+
+
+def whole_batches(
+    data: Dataset, *, batch: int = 1, limit: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
+) -> DataLoader[Batch]:
+    """Every image once over all processes, un-augmented, in order. ``limit`` spreads that many evenly over the data set."""
+    length = len(data)
+    chosen = range(length) if not 0 < limit < length else [index * length // limit for index in range(limit)]
+    return DataLoader(
+        Whole(data),
+        sampler=list(chosen)[rank::world],
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:  # noqa: ARG001
+    torch.set_num_threads(1)

@@ -1,0 +1,101 @@
+"""From batches to scores: every image is predicted, counted and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd.distributed import gather
+from kd.evaluate.predictor import Network, Predictor, labels
+from kd.metrics.calibration import Calibration, calibrate
+from kd.metrics.counts import Counts, count
+from kd.metrics.scores import summarise
+from kd.types import Batch
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known after one pass over a data set: a row for each image, sorted by id."""
+
+    counts: Counts
+    calibration: Calibration | None = None
+
+    def scores(
+        self, class_names: Sequence[str], worst: Sequence[float] = (1, 5), binary: bool = False
+    ) -> dict[str, Any]:
+        """Plain values by name, see ``kd.metrics.scores.summarise``."""
+        return summarise(self.counts, self.calibration, class_names, worst, binary)
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network,
+    batches: Iterable[Batch],
+    classes: int,
+    predictor: Predictor,
+    *,
+    calibration: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Predict and count every image. A collective call: all processes take part, each with its own batches.
+
+    Args:
+        network: already in eval mode.
+        batches: on the network's device; each sample has an id, unique in the data set. An image that several processes
+            (or the padding of a sampler) repeat is counted once, so the result does not depend on the number of
+            processes; some may have no batch at all.
+        classes: number of classes K, at most 255.
+        calibration: also collect bins of confidence, for about the price of a softmax.
+        progress: called with the number of images just finished.
+
+    Raises:
+        ValueError: a label is no class and not 255, ids are missing or shared by different images, or the logits have
+            another shape than ``B K H W``.
+        FloatingPointError: logits are not finite.
+    """
+    counts, gaps = [Counts.empty(classes)], [Calibration.empty(classes)]
+    for batch in batches:
+        logits = _logits(network, batch, classes, predictor)
+        for image, target, name in zip(logits, batch.target, batch.ids, strict=True):
+            prediction = labels(image)
+            counts.append(count(prediction, target, classes, name))
+            if calibration:
+                gaps.append(calibrate(image, prediction, target, name))
+        if progress:
+            progress(len(batch))
+    everywhere = Counts.concat(gather(Counts.concat(counts)))
+    _check_repetitions(everywhere)
+    if not calibration:
+        return Evaluation(everywhere.once())
+    return Evaluation(everywhere.once(), Calibration.concat(gather(Calibration.concat(gaps))).once())
+
+
+def _logits(network: Network, batch: Batch, classes: int, predictor: Predictor) -> Tensor:
+    if len(batch.ids) != len(batch):
+        raise ValueError(
+            f"a batch of {len(batch)} images has {len(batch.ids)} ids; name each image, so that it counts once"
+        )
+    logits = predictor(network, batch.image)
+    expected = (len(batch), classes, *batch.target.shape[-2:])
+    if logits.shape != expected:
+        problem = (
+            f"logits are {tuple(logits.shape)}, expected {expected} (images, classes, height, width of the labels)"
+        )
+        raise ValueError(f"{problem}; give the network and the data set the same classes, and labels the images' size")
+    return logits
+
+
+def _check_repetitions(counts: Counts) -> None:
+    """A repeated id must be a repeated image; its labels' pixels per class tell."""
+    _, first, row = np.unique(np.array(counts.ids, dtype=str), return_index=True, return_inverse=True)
+    differs = (counts.truth != counts.truth[first][row]).any(1)
+    if differs.any():
+        name = counts.ids[int(differs.argmax())]
+        raise ValueError(
+            f"id '{name}' names images with different labels; an id must be unique: correct the data set's names"
+        )

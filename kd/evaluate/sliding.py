@@ -1,0 +1,78 @@
+"""A window slid over the image, overlapping logits averaged: the protocol of the JDT losses' code."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from kd.evaluate.predictor import Network, Predictor
+
+
+class Sliding(Predictor):
+    """Windows at every stride, the last one of a row or column moved back to the border.
+
+    Where windows overlap their logits are averaged (probabilities come from the average). An image smaller than the
+    window is padded with ``fill`` below and to the right, and the padding is cut off the result.
+    """
+
+    class Config(Predictor.Config):
+        """``window`` and ``stride`` are (height, width) in pixels; ``stride`` null is 2/3 of the window, rounded up.
+
+        ``fill`` is an RGB colour, by default ImageNet's mean.
+        """
+
+        window: tuple[int, int]
+        stride: tuple[int, int] | None = None
+        fill: tuple[int, int, int] = Field(default=(124, 116, 104))
+
+        @model_validator(mode="after")
+        def _covers(self) -> Sliding.Config:
+            if min(self.window) < 1:
+                raise ValueError(f"window is {self.window}; both sides must be positive: use the training crop")
+            if any(not 1 <= step <= side for step, side in zip(self.steps, self.window, strict=True)):
+                rule = "must lie between 1 and the window, so that every pixel is seen: lower it or set it to null"
+                raise ValueError(f"stride is {self.stride} for a window of {self.window}; it {rule}")
+            if not all(0 <= value <= 255 for value in self.fill):
+                raise ValueError(f"fill is {self.fill}; an RGB colour has values from 0 to 255: correct it")
+            return self
+
+        @property
+        def steps(self) -> tuple[int, int]:
+            """The stride in force."""
+            height, width = self.window
+            return self.stride or (-(-2 * height // 3), -(-2 * width // 3))
+
+    config: Config
+
+    def __call__(self, network: Network, image: Tensor) -> Tensor:
+        """See ``Predictor``. One forward pass for each window of the batch."""
+        (height, width), (down, right) = self.config.window, self.config.steps
+        padded = self._padded(image)
+        total, seen = None, padded.new_zeros(padded.shape[-2:], dtype=torch.float32)
+        corners = product(offsets(padded.shape[-2], height, down), offsets(padded.shape[-1], width, right))
+        for top, left in corners:
+            window = (..., slice(top, top + height), slice(left, left + width))
+            logits = network(padded[window]).at((height, width))
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], *padded.shape[-2:])
+            total[window] += logits
+            seen[window] += 1
+        assert total is not None
+        return total.div_(seen)[..., : image.shape[-2], : image.shape[-1]]
+
+    def _padded(self, image: Tensor) -> Tensor:
+        """The image at the upper left of a canvas no smaller than the window."""
+        size = [max(have, need) for have, need in zip(image.shape[-2:], self.config.window, strict=True)]
+        if size == list(image.shape[-2:]):
+            return image
+        canvas = image.new_tensor(self.config.fill)[:, None, None].repeat(image.shape[0], 1, *size)
+        canvas[..., : image.shape[-2], : image.shape[-1]] = image
+        return canvas
+
+
+def offsets(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one axis of ``length >= window``: every stride, and at the far border."""
+    return [*range(0, length - window, stride), length - window]

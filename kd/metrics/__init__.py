@@ -1,0 +1,1 @@
+"""Counts and calibration bins per image, computed once; every score is a pure function of them."""

@@ -1,0 +1,1 @@
+"""Networks, one a file: a timm backbone, a head, an auxiliary head."""

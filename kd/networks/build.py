@@ -1,0 +1,55 @@
+"""Networks from their configuration, and from a pair of files without any trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from kd.config import InputError, validate
+from kd.lookup import lookup
+from kd.networks.network import Network
+
+
+def network_config(values: dict[str, Any]) -> Any:
+    """The configuration of a network from plain values."""
+    return validate(lookup("kd.networks", str(values.get("name", "")), "Network").Config, values, "network")
+
+
+def build_network(config: Any, classes: int) -> Network:
+    """The network that a configuration names."""
+    return lookup("kd.networks", config.name, "Network")(config, classes)
+
+
+def save_network(network: Network, folder: Path, name: str, facts: dict[str, Any]) -> None:
+    """Write ``name.safetensors`` (weights) and ``name.yaml`` (configuration, classes and other facts)."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    partial = folder / f".{name}.safetensors.partial"
+    save_file(weights, partial)
+    partial.replace(folder / f"{name}.safetensors")
+    card = {"network": network.config.model_dump(mode="json"), **facts}
+    partial = folder / f".{name}.yaml.partial"
+    partial.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
+    partial.replace(folder / f"{name}.yaml")
+
+
+def load_network(folder: str | Path, name: str = "student") -> tuple[Network, dict[str, Any]]:
+    """A saved network, in eval mode, and its card (``classes`` and other facts). Needs no trainer and no recipe.
+
+    Raises:
+        InputError: a file is missing or damaged, or weights and configuration do not fit.
+    """
+    weights, card_file = Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}.yaml"
+    for file in (weights, card_file):
+        if not file.is_file():
+            raise InputError(f"{file}: is missing; a finished run directory holds {name}.safetensors and {name}.yaml")
+    card = yaml.safe_load(card_file.read_text(encoding="utf-8"))
+    network = build_network(network_config({**card["network"], "pretrained": False}), len(card["classes"]))
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{weights}: does not hold the weights of {card_file.name} ({error}); copy both files of one run again") from None
+    return network.eval(), card

@@ -1,0 +1,71 @@
+"""DeepLabV3: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd.config import ConfigError
+from kd.distributed import world_size
+from kd.networks.network import Network, conv_norm_relu
+
+
+class ASPP(nn.Module):
+    """Parallel dilated convolutions and a global average, projected to ``width`` channels."""
+
+    def __init__(self, inputs: int, width: int, rates: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        dilated = [conv_norm_relu(inputs, width, 3, rate) for rate in rates]
+        self.branches = nn.ModuleList([conv_norm_relu(inputs, width, 1), *dilated])
+        self.pooled = conv_norm_relu(inputs, width, 1)
+        self.project = nn.Sequential(conv_norm_relu(width * (len(rates) + 2), width, 1), nn.Dropout(dropout))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``B D h w`` to ``B width h w``."""
+        if self.training and len(features) == 1 and world_size() == 1:
+            raise ConfigError(
+                "schedule.batch: one image at a time cannot train a head with a pooled batch norm (one value per channel has "
+                "no variance); use schedule.batch >= 2 x schedule.accumulate"
+            )
+        pooled = self.pooled(features.mean((2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
+        return self.project(torch.cat([*(branch(features) for branch in self.branches), pooled], 1))
+
+
+class DeepLabHead(nn.Module):
+    """ASPP, conv 3x3, norm, ReLU, dropout, classifier. The embedding is taken before the dropout."""
+
+    def __init__(self, inputs: int, width: int, classes: int, rates: tuple[int, ...], dropout: tuple[float, float]) -> None:
+        super().__init__()
+        self.aspp = ASPP(inputs, width, rates, dropout[0])
+        self.neck = conv_norm_relu(width, width)
+        self.dropout = dropout[1]
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def forward(self, pyramid: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Logits and embedding."""
+        embedding = self.neck(self.aspp(pyramid[-1]))
+        return self.classifier(F.dropout(embedding, self.dropout, self.training)), embedding
+
+
+class DeepLabV3(Network):
+    """DeepLabV3 on any timm backbone that can be dilated.
+
+    Widths of the published families: JDTLosses 128 for ResNet18-D and 512 for ResNet50/101-D; CIRKD (2022) 128 for ResNet18 and
+    MobileNetV2, 256 for ResNet101, with auxiliary heads of 64 and 256.
+    """
+
+    class Config(Network.Config):
+        """``width`` of ASPP and embedding; ``rates`` for output stride 8, halved at 16; ``aspp_dropout`` after the projection."""
+
+        width: int = Field(128, ge=1)
+        rates: tuple[int, ...] = (12, 24, 36)
+        aspp_dropout: float = Field(0.0, ge=0, lt=1)
+
+    def build_head(self, channels: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
+        """The DeepLab head on the last level."""
+        config = self.config
+        rates = tuple(max(1, rate * 8 // config.output_stride) for rate in config.rates)
+        dropout = (config.aspp_dropout, config.dropout)
+        return DeepLabHead(channels[-1], config.width, classes, rates, dropout), config.width

@@ -1,0 +1,97 @@
+"""A network: normalisation, backbone, head and auxiliary head in, ``Outputs`` out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import timm
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd.config import ConfigError, Named
+from kd.types import Outputs, Sizes
+
+
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU; keeps the size."""
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class AuxHead(nn.Sequential):
+    """Conv 3x3, norm, ReLU, dropout, classifier, on the second to last level of the backbone."""
+
+    def __init__(self, inputs: int, width: int, classes: int, dropout: float) -> None:
+        super().__init__(conv_norm_relu(inputs, width), nn.Dropout(dropout), nn.Conv2d(width, classes, 1))
+
+
+class Network(nn.Module, ABC):
+    """Base of the networks. Takes uint8 RGB ``B 3 H W`` (or floats in [0, 1]) and normalises it itself.
+
+    Raises:
+        ConfigError: timm does not know the backbone, or cannot give it the output stride, or weights are unavailable.
+    """
+
+    class Config(Named):
+        """``aux`` is the auxiliary head's width (0: none); ``pretrained`` true (timm's weights), false, or a weight file."""
+
+        backbone: str = "resnet18d"
+        pretrained: bool | str = True
+        output_stride: int = 8
+        aux: int = Field(0, ge=0)
+        dropout: float = Field(0.1, ge=0, lt=1)
+        align_corners: bool = False
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__()
+        self.config, self.classes = config, classes
+        self.backbone = build_backbone(config.backbone, config.output_stride, config.pretrained)
+        levels = self.backbone.feature_info
+        channels, strides = tuple(levels.channels()), tuple(levels.reduction())
+        self.head, width = self.build_head(channels, classes)
+        self.aux_head = AuxHead(channels[-2], config.aux, classes, config.dropout) if config.aux else None
+        self.sizes = Sizes(classes, self.logit_stride(strides), width, bool(config.aux), channels, strides)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    @abstractmethod
+    def build_head(self, channels: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
+        """The head, a module from the levels to (logits, embedding), and the embedding's channels."""
+
+    def logit_stride(self, strides: tuple[int, ...]) -> int:
+        """Pixels per step of the logits' grid; the last level's unless the head refines it."""
+        return strides[-1]
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Outputs at the network's own stride."""
+        scaled = image.to(self.mean.dtype) / 255 if image.dtype == torch.uint8 else image
+        pyramid = tuple(self.backbone((scaled - self.mean) / self.std))
+        logits, embedding = self.head(pyramid)
+        aux = self.aux_head(pyramid[-2]) if self.aux_head is not None else None
+        return Outputs(logits, aux, embedding, pyramid, self.config.align_corners)
+
+
+def build_backbone(name: str, output_stride: int, pretrained: bool | str) -> Any:
+    """A timm backbone that returns its levels."""
+    known: dict[str, Any] = {"features_only": True, "pretrained": bool(pretrained)}
+    if isinstance(pretrained, str):
+        known["pretrained_cfg_overlay"] = {"file": pretrained}
+    if not timm.is_model(name.split(".")[0]):
+        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:8]) or "see timm.list_models()"
+        raise ConfigError(f"backbone: '{name}' is unknown to timm {timm.__version__}; close names: {close}")
+    try:
+        return timm.create_model(name, output_stride=output_stride, **known)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"output_stride: {name} cannot be built with output stride {output_stride} ({error}); try 32 or another backbone"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"pretrained: weights of {name} are not to be had ({type(error).__name__}: {str(error).splitlines()[0]}); fill the "
+            "Hugging Face cache on a machine with network, give pretrained=FILE, or pretrained=false to train from scratch"
+        ) from error

@@ -1,0 +1,174 @@
+"""The schema of a recipe: one run, completely, checked against the configurations of the classes it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from kd.config import Config, ConfigError, Named, validate
+from kd.data.augment import Augmentation
+from kd.losses.label_smoothing import LabelSmoothing
+from kd.lookup import lookup
+from kd.merging import Origins, Tree, annotated, merge, override, read
+from kd.schedules import OptimizerConfig
+
+
+def _named(folder: str, base: str) -> Any:
+    """A field whose ``name`` chooses the class that checks the rest."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        name = value.get("name")
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"needs a name; it chooses a file of {folder.replace('.', '/')}/")
+        return lookup(folder, name, base).Config.model_validate(dict(value))
+
+    return Annotated[SerializeAsAny[Named], BeforeValidator(check)]
+
+
+class Schedule(Config):
+    """How long and how to train. ``batch`` is global: over all processes and ``accumulate`` parts."""
+
+    steps: int = Field(40_000, ge=1)
+    batch: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    clip: float = Field(0.0, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class Evaluating(Config):
+    """``select`` is the split that chooses the best checkpoint, ``report`` the one whose numbers are the result.
+
+    ``every`` steps (0: only at the end); ``limit`` images of ``select`` between (0: all), the final evaluation is always whole.
+    """
+
+    predictor: _named("kd.evaluate", "Predictor") = Field(default={"name": "whole"})  # type: ignore[valid-type]
+    select: str = "val"
+    report: str = "val"
+    every: int = Field(0, ge=0)
+    limit: int = Field(0, ge=0)
+    batch: int = Field(1, ge=1)
+    calibration: bool = True
+
+
+class Tracking(Config):
+    """Weights & Biases. ``offline`` writes beside the run; ``strict`` makes a missing key or network an error."""
+
+    mode: Literal["disabled", "offline", "online"] = "disabled"
+    project: str = "segmentation-kd"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: tuple[str, ...] = ()
+    strict: bool = False
+    images: int = Field(4, ge=0)
+
+
+class Machine(Config):
+    """What does not change the numbers: processes, logging, files. No part of the fingerprint."""
+
+    device: str = "auto"
+    workers: int = Field(2, ge=0)
+    threads: int = Field(0, ge=0)
+    log_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    previews: int = Field(4, ge=0)
+    compile: bool = False
+    channels_last: bool = True
+    wandb: Tracking = Tracking()
+
+
+class Recipe(Config):
+    """One run, completely. ``loss`` names the terms of the task loss; ``weights`` weighs every term of loss and method."""
+
+    seed: int = Field(0, ge=0)
+    deterministic: bool = False
+    data: _named("kd.data", "Dataset")  # type: ignore[valid-type]
+    augmentation: Augmentation = Augmentation()
+    student: _named("kd.networks", "Network")  # type: ignore[valid-type]
+    teacher: _named("teachers", "Teacher") | None = None  # type: ignore[valid-type]
+    labels: LabelSmoothing | None = None
+    loss: dict[str, _named("kd.losses", "Loss")] | None = None  # type: ignore[valid-type]
+    method: _named("kd.methods", "Method") | None = None  # type: ignore[valid-type]
+    weights: dict[str, float] = Field(default_factory=dict)
+    schedule: Schedule = Schedule()
+    evaluation: Evaluating = Evaluating()
+    run: Machine = Machine()
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Recipe:
+        if self.loss is None and self.method is None:
+            raise ValueError("loss and method are both null; there is nothing to train on. Add recipes/_parts/loss/ce to extends")
+        if (self.method is None) != (self.teacher is None):
+            given, lacking = ("method", "teacher") if self.method else ("teacher", "method")
+            raise ValueError(f"there is a {given} but no {lacking}; a method needs a teacher, and a teacher only serves a method")
+        return self
+
+
+IDENTITY = ("data", "augmentation", "student", "teacher", "labels", "loss", "method", "weights", "schedule", "evaluation")
+
+
+def load(path: str | Path, overrides: Iterable[str] = (), smoke: bool = False) -> tuple[Recipe, Origins]:
+    """A recipe from a file and ``key=value`` overrides, and who set each key (dotted key to file or ``command line``).
+
+    ``smoke`` shrinks it to a few steps on procedural images, see :func:`shrunk`.
+
+    Raises:
+        ConfigError: a file is missing or no YAML mapping, an override is malformed, a key unknown, or a value wrong.
+    """
+    tree, origins = read(Path(path))
+    if smoke:
+        merge(tree, shrunk(tree), origins, "smoke")
+    for text in overrides:
+        merge(tree, override(text), origins, "command line")
+    return build(tree), origins
+
+
+def shrunk(tree: Tree) -> Tree:
+    """What turns a recipe into a run of seconds on the CPU, without files: tiny procedural images, four steps, an untrained
+    teacher of the student's own kind. Losses, method, weights and optimizer stay."""
+    parts = tree.get("schedule", {}).get("accumulate", 1)
+    overlay: Tree = {
+        "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 4, "test": 4},
+        "augmentation": {"crop": [64, 64]},
+        "student": {"pretrained": False},
+        "schedule": {"steps": 4, "batch": 2 * parts},
+        "evaluation": {"every": 2, "predictor": {"name": "whole"}},
+        "run": {"workers": 0, "log_every": 1, "checkpoint_every": 2, "previews": 2},
+    }
+    if tree.get("teacher"):
+        overlay["teacher"] = {"name": "fresh", "network": {**tree.get("student", {}), "pretrained": False}}
+    return overlay
+
+
+def build(tree: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        ConfigError: a line per problem, each with its dotted path.
+    """
+    return validate(Recipe, tree)
+
+
+def plain(recipe: Recipe) -> Tree:
+    """The resolved recipe as YAML-able values, defaults included."""
+    return recipe.model_dump(mode="json")
+
+
+def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY) -> str:
+    """12 hex digits that change with any value of the named parts; machine settings and the seed are not among them."""
+    values = {part: plain(recipe)[part] for part in parts}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def describe(recipe: Recipe, origins: Origins) -> str:
+    """The resolved recipe as YAML; each leaf says where it comes from."""
+    return "".join(annotated(plain(recipe), origins))

@@ -1,0 +1,59 @@
+"""Checkpoints that survive anything: written aside, flushed, then renamed; the one before is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd.config import InputError
+
+NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write ``checkpoint.pt``; the old one becomes ``checkpoint.previous.pt``."""
+    partial = folder / f".{NAME}.partial"
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if (folder / NAME).exists():
+        (folder / NAME).replace(folder / PREVIOUS)
+    partial.replace(folder / NAME)
+
+
+def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The last checkpoint, or None if there is none yet.
+
+    Raises:
+        InputError: the file is truncated or no checkpoint; nothing is deleted.
+    """
+    path = folder / NAME
+    if not path.exists() and (folder / PREVIOUS).exists():
+        path = folder / PREVIOUS  # killed between the two renames
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch reports damage by many types
+        raise InputError(
+            f"{path}: is truncated or no checkpoint ({type(error).__name__}). Delete it to resume from {PREVIOUS}"
+            f"{'' if (folder / PREVIOUS).exists() else ' (there is none: the run then starts anew)'}"
+        ) from None
+    return state
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON aside, then rename."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text aside, then rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,110 @@
+"""Evaluations of a run: during training, at the end, of the teacher; and preview pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd import distributed
+from kd.data.build import open_split
+from kd.data.dataset import Dataset
+from kd.data.loader import Whole, collate, whole_batches
+from kd.evaluate.evaluator import evaluate
+from kd.evaluate.predictor import labels
+from kd.lookup import lookup
+from kd.metrics.counts import Counts
+from kd.recipe import Recipe
+from kd.types import Outputs
+from students.checkpoint import write_json
+from students.previews import sheet
+from students.progress import bar
+from students.stages import precision
+from teachers import Teacher
+
+Looker = Callable[[Tensor], Outputs]
+
+
+class Examiner:
+    """Knows the recipe's evaluation protocol and its splits."""
+
+    def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
+        self.config, self.classes, self.device, self.machine = recipe.evaluation, classes, device, recipe.run
+        splits = {self.config.select, self.config.report}
+        self.data: dict[str, Dataset] = {split: open_split(recipe.data, split) for split in sorted(splits)}
+        self.predict = lookup("kd.evaluate", self.config.predictor.name, "Predictor")(self.config.predictor)
+        self.precision = precision(recipe.schedule.precision, device)
+
+    def scores(self, look: Looker, split: str, limit: int = 0, calibration: bool = False) -> tuple[dict[str, Any], Counts]:
+        """Scores of a network in eval mode, and its per-image counts."""
+        rank, world = distributed.rank(), distributed.world_size()
+        workers, pin = self.machine.workers, self.device.type == "cuda"
+        loader = whole_batches(
+            self.data[split], batch=self.config.batch, limit=limit, rank=rank, world=world, workers=workers, pin=pin
+        )
+        shown = bar(loader, f"evaluating {split}")
+        with self._autocast():
+            batches = (batch.to(self.device) for batch in shown)
+            found = evaluate(look, batches, len(self.classes), self.predict, calibration=calibration)
+        return found.scores(self.classes), found.counts
+
+    def _autocast(self) -> Any:
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    def during(self, network: torch.nn.Module) -> dict[str, Any]:
+        """Scores on the selecting split while training goes on."""
+        return self.scores(network.eval(), self.config.select, self.config.limit)[0]
+
+    def final(self, network: torch.nn.Module) -> tuple[dict[str, Any], Counts]:
+        """Scores on both splits, whole, and the counts on the reported one."""
+        network.eval()
+        found = {split: self.scores(network, split, calibration=self.config.calibration) for split in self.data}
+        return {split: scores for split, (scores, _) in found.items()}, found[self.config.report][1]
+
+    def examine_teacher(self, teacher: Teacher, folder: Path) -> dict[str, Any]:
+        """The teacher's scores on the selecting split, measured once a run and kept in ``teacher.json``.
+
+        Raises:
+            ConfigError: the teacher is below its floor.
+        """
+        path = folder / "teacher.json"
+        if not path.exists():
+            scores, _ = self.scores(teacher.look, self.config.select)
+            if distributed.is_main():
+                write_json(path, {"source": teacher.source, "split": self.config.select, **scores})
+            distributed.barrier()
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        teacher.check_floor(scores["mIoU"])
+        return scores
+
+    def previews(self, network: torch.nn.Module, teacher: Teacher | None, path: Path) -> list[Any]:
+        """Draw a few fixed samples: image, target, teacher, student. Returns panels for the tracker."""
+        data, number = self.data[self.config.select], min(self.machine.previews, len(self.data[self.config.select]))
+        if number == 0:
+            return []
+        rows, panels = [], []
+        for index in [position * len(data) // number for position in range(number)]:
+            batch = collate([Whole(data)[index]]).to(self.device)
+            maps = {"target": batch.target[0].to(torch.uint8)}
+            if teacher is not None:
+                maps["teacher"] = self._map(teacher.look, batch.image)
+            maps["student"] = self._map(network.eval(), batch.image)
+            maps = {name: values.cpu() for name, values in maps.items()}
+            rows.append((batch.image[0].cpu(), maps))
+            image = batch.image[0].permute(1, 2, 0).cpu().numpy()
+            panels.append((batch.ids[0], image, {name: values.numpy() for name, values in maps.items()}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet(rows, self.classes, data.colours).save(path)
+        return panels
+
+    @torch.no_grad()
+    def _map(self, look: Looker, image: Tensor) -> Tensor:
+        with self._autocast():
+            return labels(self.predict(look, image)[0])

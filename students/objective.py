@@ -1,0 +1,59 @@
+"""Student, task loss and method as one module: the only thing that is wrapped for several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from kd.config import ConfigError
+from kd.losses.label_smoothing import LabelSmoothing, soften
+from kd.losses.mixture import Mixture, check_weights
+from kd.lookup import lookup
+from kd.methods.method import Method
+from kd.networks.network import Network
+from kd.recipe import Recipe
+from kd.types import Batch, Outputs, Sizes
+
+
+class Objective(nn.Module):
+    """``objective(batch, teacher_outputs) -> {term: scalar}``, un-weighted.
+
+    Raises:
+        ConfigError: the pair does not fit the method, a term comes from both loss and method, or a weight has no term.
+    """
+
+    def __init__(self, student: Network, task: Mixture | None, labels: LabelSmoothing | None, method: Method | None) -> None:
+        super().__init__()
+        self.student, self.task, self.labels, self.method = student, task, labels, method
+
+    def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
+        """All terms of one batch."""
+        outputs = self.student(batch.image)
+        terms: dict[str, Tensor] = {}
+        if self.task is not None:
+            target, keep = batch.target, None
+            if self.labels is not None:
+                target, keep = soften(batch.target, self.student.classes, self.labels)
+            terms |= self.task.terms(outputs, target, keep)
+        if self.method is not None and teacher is not None:
+            terms |= self.method(outputs, teacher, batch.target)
+        return terms
+
+
+def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> Objective:
+    """The objective of a recipe; checks pair, terms and weights before anything runs."""
+    task = Mixture({term: build_loss(config) for term, config in recipe.loss.items()}) if recipe.loss else None
+    method: Method | None = None
+    if recipe.method is not None and teacher is not None:
+        method = lookup("kd.methods", recipe.method.name, "Method")(recipe.method, student.sizes, teacher)
+    names = [*(recipe.loss or {}), *(method.terms if method else ())]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
+    check_weights(names, recipe.weights)
+    return Objective(student, task, recipe.labels, method)
+
+
+def build_loss(config: Any) -> Any:
+    """The loss that a configuration names."""
+    return lookup("kd.losses", config.name, "Loss")(**config.model_dump())

@@ -1,0 +1,73 @@
+"""What happens around the steps: logging, evaluating, remembering the best student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from kd import distributed
+from kd.losses.mixture import weighted_sum
+from kd.networks.build import save_network
+from kd.recipe import Recipe
+from students.environment import peak_memory_mb
+from students.examiner import Examiner
+from students.progress import Progress
+from students.tracking import Tracker
+from students.trainer import Trainer
+from teachers import Teacher
+
+
+class Recorder:
+    """Told of every step by the trainer."""
+
+    def __init__(
+        self, recipe: Recipe, tracker: Tracker, progress: Progress, examiner: Examiner, teacher: Teacher | None
+    ) -> None:
+        self.recipe, self.tracker, self.progress = recipe, tracker, progress
+        self.examiner, self.teacher = examiner, teacher
+
+    def after(self, trainer: Trainer, terms: dict[str, Tensor]) -> None:
+        """Show the step, log it, evaluate when it is time (the last step is left to the final evaluation)."""
+        every, last = self.recipe.evaluation.every, trainer.step == self.recipe.schedule.steps
+        logs = trainer.step % self.recipe.run.log_every == 0 or last
+        values = self._values(terms)
+        self.progress.update(values, images=self.recipe.schedule.batch, lr=trainer.rates["student"])
+        if logs:
+            self.tracker.log(self._record(trainer, values), trainer.step)
+        if every and (trainer.step % every == 0 or last):
+            with self.progress.paused():
+                self._evaluate(trainer)
+
+    def _values(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        total = weighted_sum(terms, self.recipe.weights)
+        return {"loss": float(total)} | {name: float(term) for name, term in terms.items()}
+
+    def _record(self, trainer: Trainer, values: dict[str, float]) -> dict[str, Any]:
+        terms = {name: value for name, value in values.items() if name != "loss"}
+        weights = self.recipe.weights
+        return {
+            "train": {"loss": values["loss"], "gradient_norm": float(trainer.gradient_norm)},
+            "terms": terms,
+            "weighted": {name: weights[name] * value for name, value in terms.items()},
+            "lr": trainer.rates,
+            "perf": {
+                "seconds_per_step": trainer.seconds / trainer.step,
+                "memory_mb": peak_memory_mb(trainer.device),
+            },
+        }
+
+    def _evaluate(self, trainer: Trainer) -> None:
+        scores = self.examiner.during(trainer.network)
+        split, miou = self.recipe.evaluation.select, scores["mIoU"]
+        self.tracker.log({split: scores}, trainer.step)
+        self.progress.update(miou=miou, steps=0)
+        if miou is not None and miou > trainer.best.get("mIoU", -1.0):
+            trainer.best = {"step": trainer.step, "mIoU": miou}
+            if distributed.is_main():
+                facts = {"classes": list(self.examiner.classes), "step": trainer.step, "mIoU": miou}
+                save_network(trainer.network, trainer.folder, "best", facts)
+        if distributed.is_main():
+            name = f"step_{trainer.step:07d}.png"
+            panels = self.examiner.previews(trainer.network, self.teacher, trainer.folder / "previews" / name)
+            self.tracker.images(trainer.step, panels, self.examiner.classes)

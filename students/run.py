@@ -1,0 +1,203 @@
+"""One run from a recipe to ``result.json``: build, train, evaluate, write. Called by every rank."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from kd import distributed
+from kd.config import ConfigError
+from kd.data.dataset import Dataset
+from kd.data.loader import training_batches
+from kd.networks.build import build_network, load_network, save_network
+from kd.networks.synchronise import synchronise
+from kd.recipe import IDENTITY, Origins, Recipe, describe, fingerprint, plain
+from kd.seeds import seed_everything
+from students import checkpoint
+from students.environment import environment, peak_memory_mb
+from students.examiner import Examiner
+from students.objective import build_objective
+from students.progress import Progress, say
+from students.recorder import Recorder
+from students.tracking import Tracker
+from students.trainer import Trainer
+from teachers import Teacher
+
+
+def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """The result, if the directory already holds this very run, finished; None if it is free or can be resumed.
+
+    Raises:
+        ConfigError: the directory belongs to another recipe or seed; nothing there is touched.
+    """
+    if (folder / "run.json").exists():
+        known = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if (known["fingerprint"], known["seed"]) != (fingerprint(recipe), recipe.seed):
+            raise ConfigError(
+                f"{folder}: holds another run ({_changed(recipe, folder)}); a run is never overwritten. Choose another "
+                "--output, or remove the directory"
+            )
+    result = folder / "result.json"
+    return json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+
+
+def _changed(recipe: Recipe, folder: Path) -> str:
+    try:
+        old = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return "its recipe.yaml cannot be read"
+    new = plain(recipe)
+    keys = [path for part in ("seed", *IDENTITY) for path in _differences(old.get(part), new.get(part), part)]
+    return f"different: {', '.join(keys[:6])}"
+
+
+def _differences(old: Any, new: Any, path: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
+    return [] if old == new else [path]
+
+
+def train(
+    recipe: Recipe, origins: Origins, folder: Path, teacher: Teacher | None, train_data: Dataset, device: torch.device
+) -> dict[str, Any]:
+    """Train, or go on training, and write the run directory; returns what ``result.json`` holds.
+
+    Raises:
+        InputError: bad input, with the remedy; always before anything long runs.
+    """
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+    examiner = Examiner(recipe, train_data.classes, device)
+    trainer = build_trainer(recipe, folder, teacher, train_data, device)
+    batches = _batches(recipe, train_data, 0, device)  # checks the batch size before anything is written
+    state = checkpoint.load(folder, device)
+    identity = _identify(recipe, origins, folder)
+    if state is not None:
+        trainer.restore(state)
+        say(f"resuming {folder} at step {trainer.step}")
+        batches = _batches(recipe, train_data, trainer.step, device)
+    teacher_scores = examiner.examine_teacher(teacher, folder) if teacher is not None else None
+    name = f"{folder.parent.name}/{folder.name}"
+    first = trainer.step if state is not None else None
+    with Tracker(recipe.run.wandb, folder, identity["id"], name, plain(recipe), first) as tracker:
+        total, every = recipe.schedule.steps, recipe.run.log_every
+        with Progress(total, trainer.step, "training", every=every) as progress:
+            trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
+        result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
+        tracker.summary({"final": result["last"]})
+    return result | {"teacher": teacher_scores}
+
+
+def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: Dataset, device: torch.device) -> Trainer:
+    """Student, objective and trainer; the student's start depends on the seed only, not on the method."""
+    seed_everything(recipe.seed, "student")
+    student = build_network(recipe.student, len(data.classes))
+    seed_everything(recipe.seed, "method")
+    objective = build_objective(recipe, student, teacher.sizes if teacher is not None else None)
+    if recipe.run.channels_last:
+        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    synchronise(objective, device)
+    trainer = Trainer(recipe, objective, teacher, folder, device)
+    if recipe.run.compile:
+        student.compile()
+    return trainer
+
+
+def _batches(recipe: Recipe, data: Dataset, first: int, device: torch.device) -> Any:
+    schedule = recipe.schedule
+    return training_batches(
+        data,
+        recipe.augmentation,
+        seed=recipe.seed,
+        batch=schedule.batch,
+        first=first,
+        last=schedule.steps,
+        accumulate=schedule.accumulate,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+        workers=recipe.run.workers,
+        pin=device.type == "cuda",
+    )
+
+
+def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
+    """Who this run is; written once, kept when it is resumed."""
+    path = folder / "run.json"
+    if distributed.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(folder / "recipe.yaml", describe(recipe, origins))
+        if not path.exists():
+            mark = fingerprint(recipe)
+            identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
+            checkpoint.write_json(path, identity)
+    distributed.barrier()
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _conclude(
+    recipe: Recipe, folder: Path, trainer: Trainer, examiner: Examiner, teacher: Teacher | None, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Final evaluation on both splits, the deployable student, ``counts.npz``, ``result.json``."""
+    network = trainer.network
+    facts = {"classes": list(examiner.classes), "fingerprint": identity["fingerprint"], "step": trainer.step}
+    if distributed.is_main():
+        save_network(network, folder, "student", facts)
+    last, counts = examiner.final(network)
+    best = _best(recipe, folder, trainer, examiner, last)
+    result = {
+        "status": "finished",
+        "name": folder.name,
+        **identity,
+        "parts": {part: fingerprint(recipe, [part]) for part in IDENTITY},
+        "method": recipe.method.name if recipe.method else None,
+        "steps": trainer.step,
+        "selected_on": recipe.evaluation.select,
+        "reported_on": recipe.evaluation.report,
+        "last": last,
+        "best": best,
+        "teacher": _teacher_scores(folder),
+        "cost": _cost(trainer),
+        "environment": environment(trainer.device),
+    }
+    if distributed.is_main():
+        examiner.previews(network, teacher, folder / "previews" / "final.png")
+        counts.save(folder / "counts.npz")
+        checkpoint.write_json(folder / "result.json", result)
+    distributed.barrier()
+    return result
+
+
+def _teacher_scores(folder: Path) -> Any:
+    path = folder / "teacher.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _best(recipe: Recipe, folder: Path, trainer: Trainer, examiner: Examiner, last: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint that was best on the selecting split, with its scores on the reported one."""
+    if not trainer.best:
+        return None
+    if trainer.best["step"] == trainer.step:
+        return {**trainer.best, **last}
+    network, _ = load_network(folder, "best")
+    return {**trainer.best, **examiner.final(network.to(trainer.device))[0]}
+
+
+def _cost(trainer: Trainer) -> dict[str, Any]:
+    world = distributed.world_size()
+    return {
+        "train_seconds": trainer.seconds,
+        "seconds_per_step": trainer.seconds / max(trainer.step, 1),
+        "accelerator_hours": trainer.seconds * world / 3600,
+        "peak_memory_mb": max(distributed.gather(peak_memory_mb(trainer.device))),
+        "student_parameters": sum(p.numel() for p in trainer.network.parameters()),
+    }

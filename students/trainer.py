@@ -1,0 +1,191 @@
+"""The one loop. It knows stages, optimizers and files, and no method by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kd import distributed
+from kd.config import ConfigError
+from kd.losses.mixture import weighted_sum
+from kd.networks.network import Network
+from kd.recipe import Recipe
+from kd.seeds import seed_everything
+from kd.types import IGNORE, Batch, Outputs, Stage
+from students import checkpoint
+from students.guard import diagnose
+from students.objective import Objective
+from students.optimizers import build_optimizers
+from students.progress import say
+from students.signals import REQUEUE, Interrupted, StopSignals
+from students.stages import precision, stage_at, stage_ends
+from teachers import Teacher
+
+class Trainer:
+    """Owns the state of a run: objective, optimizers, scaler, averaged weights, step, best so far, seconds spent.
+
+    Training a teacher is the same: an objective without method.
+    """
+
+    def __init__(self, recipe: Recipe, objective: Objective, teacher: Teacher | None, folder: Path, device: torch.device) -> None:
+        self.recipe, self.folder, self.device = recipe, folder, device
+        self.objective, self.teacher = objective.to(device), teacher
+        self.optimizers = build_optimizers(objective, recipe.schedule.optimizer)
+        self.precision = precision(recipe.schedule.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        ema = recipe.schedule.ema
+        self.average = AveragedModel(objective.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
+        self.stages = stage_ends(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
+        self.step, self.seconds = 0, 0.0
+        self.best: dict[str, Any] = {}
+        self.stage: Stage | None = None
+        self.wrapped: nn.Module = self.objective
+        self.warned = False
+
+    @property
+    def network(self) -> Network:
+        """The student that is evaluated and saved: the averaged one, if averaging is on."""
+        return self.average.module if self.average is not None else self.objective.student
+
+    def fit(self, batches: Iterator[Batch], listener: Any) -> None:
+        """Train to the last step. ``listener.after(trainer, terms)`` is called after each step.
+
+        Raises:
+            Interrupted: a signal came; the checkpoint is written.
+            NonFiniteLoss: a loss is NaN or infinite; evidence is written, no step is taken.
+        """
+        with StopSignals() as signals:
+            while self.step < self.recipe.schedule.steps:
+                started = time.perf_counter()
+                terms = self.one_step(batches)
+                self.seconds += time.perf_counter() - started
+                listener.after(self, terms)
+                stopping = distributed.any_rank(signals.asked, self.device)
+                last = self.step == self.recipe.schedule.steps
+                if stopping or last or self.step % self.recipe.run.checkpoint_every == 0:
+                    self.save()
+                if stopping and not last:
+                    say(f"stopped at step {self.step} as asked; the same command resumes the run")
+                    raise Interrupted(REQUEUE)
+
+    def one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """One optimizer step; returns the un-weighted terms, averaged over the accumulated parts."""
+        recipe, parts = self.recipe, self.recipe.schedule.accumulate
+        seed_everything(recipe.seed, "step", self.step, distributed.rank())
+        self._enter(stage_at(self.stages, self.step))
+        self.objective.train()
+        for schedule in self.optimizers:
+            schedule.optimizer.zero_grad(set_to_none=True)
+        self.rates = {s.name: s.set_rate(self.step, recipe.schedule.steps) for s in self.optimizers}
+        totals: dict[str, Tensor] = {}
+        for part in range(parts):
+            batch = next(batches).to(self.device)
+            with self._sync(last=part == parts - 1):
+                terms = self._backward(batch, parts)
+            totals = {name: totals.get(name, 0) + term.detach() / parts for name, term in terms.items()}
+        self._update()
+        self.step += 1
+        return totals
+
+    def _backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            outputs = self.teacher(batch) if self.teacher is not None else None
+            terms = self.wrapped(batch, outputs)
+            total = weighted_sum(terms, self.recipe.weights)
+        finite, labelled = torch.stack([total.detach().isfinite(), (batch.target != IGNORE).any()]).tolist()
+        if not labelled:
+            self._warn_unlabelled(batch)
+        if not finite:
+            self._refuse(terms, batch, outputs)
+        self.scaler.scale(total / parts).backward()
+        return terms
+
+    def _update(self) -> None:
+        parameters = [p for schedule in self.optimizers for p in schedule.parameters()]
+        if self.step == 0:
+            self._check_reached()
+        for schedule in self.optimizers:
+            self.scaler.unscale_(schedule.optimizer)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        self.gradient_norm = torch.nn.utils.get_total_norm(grads)
+        if self.recipe.schedule.clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.schedule.clip, self.gradient_norm)
+        for schedule in self.optimizers:
+            self.scaler.step(schedule.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.objective.student)
+
+    def _enter(self, stage: Stage) -> None:
+        if stage is self.stage:
+            return
+        self.stage = stage
+        self.objective.student.requires_grad_(stage.trains_student)
+        if self.objective.method is not None:
+            self.objective.method.enter(stage)
+        self.wrapped = self.objective
+        if distributed.world_size() > 1:  # anew for each stage: it looks at requires_grad only once
+            self.wrapped = DistributedDataParallel(self.objective, broadcast_buffers=False)
+
+    def _sync(self, last: bool) -> Any:
+        waits = isinstance(self.wrapped, DistributedDataParallel) and not last
+        return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator,union-attr]
+
+    def _check_reached(self) -> None:
+        named = self.objective.named_parameters()
+        idle = [name for name, p in named if p.requires_grad and p.grad is None]
+        if idle:
+            raise ConfigError(
+                f"{idle[0].rsplit('.', 1)[0]}: no term of loss or method reaches its parameters ({len(idle)} in all), they would "
+                "never learn; drop the part (e.g. student.aux=0) or add a term that uses it"
+            )
+
+    def _warn_unlabelled(self, batch: Batch) -> None:
+        if not self.warned:
+            self.warned = True
+            names = ", ".join(batch.ids[:4])
+            say(
+                f"WARNING: step {self.step}: every pixel of the batch is ignored ({names} ...), so it has no hard label to learn "
+                "from and those terms are 0. Once is harmless; often means wrong labels or crops too small (told once)"
+            )
+
+    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, outputs: Outputs | None) -> None:
+        error = diagnose(self.folder, self.step, terms, batch, self.objective.student, outputs, self.rates)
+        distributed.barrier()
+        raise error
+
+    def save(self) -> None:
+        """Write the checkpoint (rank 0)."""
+        if distributed.is_main():
+            checkpoint.save(self.folder, self.state())
+        distributed.barrier()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on. Random states are not among it: each step seeds itself."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "objective": self.objective.state_dict(),
+            "optimizers": {schedule.name: schedule.optimizer.state_dict() for schedule in self.optimizers},
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.step, self.seconds, self.best = state["step"], state["seconds"], dict(state["best"])
+        self.objective.load_state_dict(state["objective"])
+        for schedule in self.optimizers:
+            schedule.optimizer.load_state_dict(state["optimizers"][schedule.name])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])

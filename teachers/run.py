@@ -1,0 +1,41 @@
+"""A teacher from a run directory of this toolkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from kd.config import ConfigError, InputError
+from kd.networks.build import load_network
+from kd.types import Outputs
+from teachers.teacher import Teacher
+
+
+class RunTeacher(Teacher):
+    """The network that a run left behind: its ``student.safetensors`` (last checkpoint) or ``best.safetensors``.
+
+    Raises:
+        ConfigError: the directory holds no finished run, or its classes differ from the data set's.
+    """
+
+    class Config(Teacher.Config):
+        """``path`` is the run directory."""
+
+        path: str
+        checkpoint: Literal["last", "best"] = "last"
+
+    def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
+        folder, name = Path(config.path).expanduser(), "student" if config.checkpoint == "last" else "best"
+        try:
+            network, card = load_network(folder, name)
+        except InputError as error:
+            raise ConfigError(f"teacher.path: {error}. Train the teacher first and give its run directory") from None
+        super().__init__(config, tuple(card["classes"]), classes, network.sizes, str(folder))
+        self.network = network.requires_grad_(False)
+        self.train(False)
+
+    def answer(self, image: Tensor) -> Outputs:
+        """The network's outputs."""
+        return self.network(image)

@@ -1,0 +1,91 @@
+"""What a teacher is: a frozen network in eval mode with its own normalisation, whose classes are put in the data set's order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd.config import ConfigError, Named
+from kd.types import Batch, Outputs, Sizes
+
+
+class Teacher(nn.Module, ABC):
+    """Base of the teachers: callable ``batch -> Outputs``; never trained, never in train mode.
+
+    ``sizes`` says what its outputs look like; ``classes`` what its channels mean, which is the data set's order. A subclass
+    loads its network, passes its own classes on, and implements :meth:`answer` in its own order.
+
+    Raises:
+        ConfigError: the classes are not those of the data set.
+    """
+
+    class Config(Named):
+        """``floor``: the least mIoU (percent, on ``evaluation.select``) below which a run refuses to distil."""
+
+        floor: float = Field(0.0, ge=0, le=100)
+
+    def __init__(self, config: Any, own: tuple[str, ...], classes: tuple[str, ...], sizes: Sizes, source: str) -> None:
+        super().__init__()
+        self.config, self.classes, self.sizes, self.source = config, classes, sizes, source
+        self.reorders = own != classes
+        self.register_buffer("order", torch.tensor(class_order(own, classes, source)), persistent=False)
+
+    @abstractmethod
+    def answer(self, image: Tensor) -> Outputs:
+        """The source's own outputs for images uint8 ``B 3 H W``."""
+
+    @torch.no_grad()
+    def look(self, image: Tensor) -> Outputs:
+        """Outputs for images uint8 ``B 3 H W``, classes in the data set's order."""
+        outputs = self.answer(image)
+        if not self.reorders:
+            return outputs
+        aux = None if outputs.aux_logits is None else outputs.aux_logits[:, self.order]
+        return replace(outputs, logits=outputs.logits[:, self.order], aux_logits=aux)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Outputs for a batch."""
+        return self.look(batch.image)
+
+    def probabilities(self, batch: Batch, temperature: float = 1.0, size: tuple[int, int] | None = None) -> Tensor:
+        """Soft labels ``softmax(z / T)``, ``B K H W``; at the images' resolution unless ``size`` says otherwise."""
+        height, width = size or batch.image.shape[-2:]
+        return (self(batch).at((int(height), int(width))) / temperature).softmax(1)
+
+    def check_floor(self, miou: float | None) -> None:
+        """Refuse to teach with less than the floor (percent).
+
+        Raises:
+            ConfigError: with the usual reasons.
+        """
+        if miou is None or miou < self.config.floor:
+            raise ConfigError(
+                f"teacher.floor: {self.source} reaches {miou if miou is None else round(miou, 2)} mIoU on this data, below the "
+                f"floor of {self.config.floor}. Check that it was trained on these classes, in this order, and with this "
+                "normalisation; or lower teacher.floor"
+            )
+
+    def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
+        """Stays in eval mode, whatever is asked: batch norm and dropout must not move."""
+        return super().train(False)
+
+
+def class_order(own: tuple[str, ...], wanted: tuple[str, ...], source: str) -> list[int]:
+    """For each class of the data set the teacher's channel.
+
+    Raises:
+        ConfigError: a class is missing on either side.
+    """
+    if sorted(own) != sorted(wanted):
+        missing = ", ".join(sorted(set(wanted) - set(own))) or "none"
+        foreign = ", ".join(sorted(set(own) - set(wanted))) or "none"
+        raise ConfigError(
+            f"teacher: {source} knows {len(own)} classes, the data set has {len(wanted)} (missing in the teacher: {missing}; "
+            f"unknown to the data set: {foreign}). Train a teacher on this data set, or choose another checkpoint"
+        )
+    return [own.index(name) for name in wanted]

@@ -1,0 +1,245 @@
+"""Predictors and the evaluator, with networks small enough to know the answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kd.config import ConfigError, validate
+from kd.evaluate import evaluator
+from kd.evaluate.evaluator import Evaluation, evaluate
+from kd.evaluate.predictor import Predictor, labels
+from kd.evaluate.sliding import Sliding, offsets
+from kd.evaluate.whole import Whole
+from kd.lookup import options
+from kd.types import Batch, Outputs
+
+K = 3
+WHOLE = Whole(Whole.Config())
+
+
+def pixelwise(image: Tensor) -> Outputs:
+    """Logits that depend on the pixel alone: its channels."""
+    return Outputs(image.float() / 32)
+
+
+def sliding(window: tuple[int, int], stride: tuple[int, int] | None = None) -> Sliding:
+    return Sliding(Sliding.Config(window=window, stride=stride))
+
+
+def pictures(number: int, height: int = 5, width: int = 7, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (number, 3, height, width), dtype=torch.uint8, generator=generator)
+    target = torch.randint(0, K, (number, height, width), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+    return Batch(image, target, tuple(f"image{(7 * i) % number}" for i in range(number)))
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    return replace(batch, image=batch.image[rows], target=batch.target[rows], ids=batch.ids[rows])
+
+
+# --- predictors
+
+
+def test_predictors_are_found_by_file_name() -> None:
+    found = options("kd.evaluate", "Predictor")
+    assert found["whole"] == "Whole"
+    assert found["sliding"] == "Sliding"
+    assert "predictor" not in found
+
+
+def test_whole_follows_the_networks_grid() -> None:
+    coarse = torch.tensor([[[[0.0, 6.0]]]])
+    image = torch.zeros(1, 3, 1, 4, dtype=torch.uint8)
+    corners = WHOLE(lambda x: Outputs(coarse.half(), align_corners=True), image)
+    assert corners.dtype == torch.float32
+    assert corners.flatten().tolist() == [0, 2, 4, 6]
+    assert WHOLE(lambda x: Outputs(coarse), image).flatten().tolist() == [0, 1.5, 4.5, 6]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.data())
+def test_a_window_makes_no_difference_to_a_pixelwise_network(data: st.DataObject) -> None:
+    height, width = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    window = data.draw(st.tuples(st.integers(1, 11), st.integers(1, 11)))
+    strides = st.tuples(*(st.integers(1, side) for side in window))
+    stride = data.draw(st.one_of(st.none(), strides))
+    image = pictures(2, height, width).image
+    found = sliding(window, stride)(pixelwise, image)
+    assert found.shape == (2, 3, height, width)
+    assert torch.allclose(found, WHOLE(pixelwise, image), rtol=1e-6)
+
+
+def test_overlapping_logits_are_averaged() -> None:
+    def ramp(image: Tensor) -> Outputs:
+        return Outputs(torch.arange(3.0).expand(1, 1, 1, 3))
+
+    image = torch.zeros(1, 3, 1, 6, dtype=torch.uint8)
+    # windows at 0, 2 and 3: the ramp 0 1 2 begins at each
+    found = sliding((1, 3))(ramp, image)
+    assert found.flatten().tolist() == [0, 1, (2 + 0) / 2, (1 + 0) / 2, (2 + 1) / 2, 2]
+
+
+def test_a_small_image_is_padded_with_the_mean_colour_and_seen_once() -> None:
+    seen: list[Tensor] = []
+
+    def network(image: Tensor) -> Outputs:
+        seen.append(image)
+        return pixelwise(image)
+
+    image = pictures(2, 2, 3).image
+    found = sliding((4, 5))(network, image)
+    assert len(seen) == 1
+    assert seen[0].shape == (2, 3, 4, 5)
+    assert seen[0].dtype == torch.uint8
+    assert torch.equal(seen[0][..., :2, :3], image)
+    assert (seen[0][:, :, 2:] == torch.tensor([124, 116, 104])[:, None, None]).all()
+    assert (seen[0][:, :, :, 3:] == torch.tensor([124, 116, 104])[:, None, None]).all()
+    assert torch.equal(found, pixelwise(image).logits)
+
+
+def test_default_stride_is_two_thirds_rounded_up() -> None:
+    assert Sliding.Config(window=(512, 1024)).steps == (342, 683)
+    assert Sliding.Config(window=(3, 1)).steps == (2, 1)
+    assert offsets(1024, 512, 342) == [0, 342, 512]
+    assert offsets(1024, 512, 512) == [0, 512]
+    assert offsets(5, 5, 2) == [0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"window": (4, 4), "stride": (5, 1)}, r"stride is \(5, 1\) for a window of \(4, 4\)"),
+        ({"window": (4, 4), "stride": (0, 1)}, "between 1 and the window"),
+        ({"window": (0, 4)}, "must be positive"),
+        ({"window": (4, 4), "fill": (0, 0, 256)}, "values from 0 to 255"),
+        ({}, "window: is required"),
+    ],
+)
+def test_windows_that_cannot_cover_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(Sliding.Config, values)
+
+
+def test_labels_are_the_first_of_the_highest() -> None:
+    logits = torch.randint(0, 3, (5, 6, 7), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(labels(logits).long(), logits.argmax(0))
+    assert labels(torch.tensor([[[-torch.inf]], [[0.0]]])).item() == 1
+    for bad in (torch.nan, torch.inf):
+        logits[3, 2, 2] = bad
+        with pytest.raises(FloatingPointError, match="NaN or infinity"):
+            labels(logits)
+
+
+# --- the evaluator
+
+
+def equal(one: Evaluation, other: Evaluation) -> None:
+    assert one.counts.ids == other.counts.ids
+    for table, twin in ((one.counts, other.counts), (one.calibration, other.calibration)):
+        assert table is not None
+        assert twin is not None
+        for name, array in table.arrays().items():
+            np.testing.assert_array_equal(array, twin.arrays()[name])
+
+
+def test_counts_are_those_of_the_argmax() -> None:
+    batch = pictures(2)
+    found = evaluate(pixelwise, [batch], K, WHOLE)
+    assert found.counts.ids == ("image0", "image1")
+    for row, name in enumerate(found.counts.ids):
+        where = batch.ids.index(name)
+        guess, truth = batch.image[where].long().argmax(0), batch.target[where]
+        for c in range(K):
+            kept = truth != 255
+            assert found.counts.tp[row, c] == ((guess == c) & (truth == c)).sum()
+            assert found.counts.fp[row, c] == ((guess == c) & (truth != c) & kept).sum()
+            assert found.counts.fn[row, c] == ((guess != c) & (truth == c)).sum()
+    assert found.calibration is not None
+    assert found.calibration.ids == found.counts.ids
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_batch_size_makes_no_difference(size: int) -> None:
+    batch = pictures(5)
+    split = [part(batch, slice(start, start + size)) for start in range(0, 5, size)]
+    equal(evaluate(pixelwise, split, K, WHOLE), evaluate(pixelwise, [batch], K, WHOLE))
+
+
+def test_processes_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pictures(5)
+    alone = evaluate(pixelwise, [batch], K, WHOLE)
+    shares = [[part(batch, slice(0, 3))], [part(batch, slice(2, 5))], []]  # one image twice, one process without any
+    tables = [evaluate(pixelwise, share, K, WHOLE) for share in shares]
+    others = {"Counts": [t.counts for t in tables[1:]], "Calibration": [t.calibration for t in tables[1:]]}
+    monkeypatch.setattr(evaluator, "gather", lambda table: [table, *others[type(table).__name__]])
+    together = evaluate(pixelwise, shares[0], K, WHOLE)
+    equal(together, alone)
+    names = ("road", "sky", "bus")
+    assert together.scores(names) == alone.scores(names)
+
+
+def test_one_id_for_two_images_is_refused() -> None:
+    batch = pictures(2)
+    same = replace(batch, ids=("a", "a"))
+    with pytest.raises(ValueError, match="id 'a' names images with different labels"):
+        evaluate(pixelwise, [same], K, WHOLE)
+    with pytest.raises(ValueError, match="a batch of 2 images has 0 ids"):
+        evaluate(pixelwise, [replace(batch, ids=())], K, WHOLE)
+
+
+def test_a_strange_label_is_named_with_its_image() -> None:
+    batch = pictures(2)
+    batch.target[1, 0, 0] = K
+    with pytest.raises(ValueError, match=f"image 'image1': target holds {K}; labels are 0 to {K - 1}"):
+        evaluate(pixelwise, [batch], K, WHOLE)
+
+
+def test_logits_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"logits are \(1, 3, 5, 7\), expected \(1, 4, 5, 7\)"):
+        evaluate(pixelwise, [pictures(1)], K + 1, WHOLE)
+
+
+def test_broken_weights_are_told() -> None:
+    with pytest.raises(FloatingPointError, match="NaN"):
+        evaluate(lambda image: Outputs(pixelwise(image).logits * torch.nan), [pictures(1)], K, WHOLE)
+
+
+def test_no_graph_is_built_progress_is_told_and_calibration_is_optional() -> None:
+    weight = torch.ones((), requires_grad=True)
+    graphs: list[bool] = []
+
+    class Watch(Predictor):
+        def __call__(self, network: object, image: Tensor) -> Tensor:
+            logits = pixelwise(image).logits * weight
+            graphs.append(logits.requires_grad)
+            return logits
+
+    steps: list[int] = []
+    batch = pictures(3)
+    split = [part(batch, slice(0, 2)), part(batch, slice(2, 3))]
+    found = evaluate(pixelwise, split, K, Watch(Predictor.Config()), calibration=False, progress=steps.append)
+    assert graphs == [False, False]
+    assert steps == [2, 1]
+    assert found.calibration is None
+    assert found.scores(("a", "b", "c"))["ECE"] is None
+
+
+def test_perfect_blank_and_absent() -> None:
+    image = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
+    image[:, 0] = 255  # certain of class 0
+    target = torch.tensor([[[0, 0], [0, 255]], [[255, 255], [255, 255]]])
+    found = evaluate(lambda x: Outputs(x.float()), [Batch(image, target, ("a", "b"))], K, WHOLE)
+    scores = found.scores(("road", "sky", "bus"))
+    assert (scores["mIoU"], scores["mIoU_I"], scores["mIoU_C"], scores["accuracy"]) == (100, 100, 100, 100)
+    assert (scores["ECE"], scores["SCE"], scores["ECE_I"], scores["SCE_I"]) == (0, 0, 0, 0)
+    assert (scores["absent_classes"], scores["images"], scores["skipped_images"]) == (2, 1, 1)
+    blank = evaluate(lambda x: Outputs(x.float()), [Batch(image[1:], target[1:], ("b",))], K, WHOLE)
+    assert blank.scores(("road", "sky", "bus"))["mIoU"] is None
