@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--split", help="default: the split that the recipe reports")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores here")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def run(options: argparse.Namespace) -> None:

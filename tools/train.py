@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="run directory (default: runs/FOLDER/RECIPE/seedN)")
     parser.add_argument("--smoke", action="store_true", help="four steps on tiny procedural images, in a temporary directory")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, who set each key, and stop")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def output(options: argparse.Namespace, seed: int) -> Path:
