@@ -192,9 +192,9 @@ def _offline(wandb: Any, trouble: str | None, config: TrackingConfig, directory:
             raise ConfigError(f"W&B cannot record in {directory}: {error}; or use tracking.mode=disabled") from None
         say(f"WARNING: W&B cannot record in {directory} ({error}); it is off, {METRICS} stays complete.")
         return None
-    files = Path(run.dir).parent
+    segments = f"{quote(str(directory / 'wandb'))}/offline-run-*-{about['id']}"  # each resumption adds a directory
     why = f"WARNING: {trouble}. This run is recorded" if trouble else "W&B records this run"
-    say(f"{why} offline in {files}; upload it with: wandb sync {quote(str(files))}")
+    say(f"{why} offline in {directory / 'wandb'}; upload it with: wandb sync {segments}")
     return run
 
 

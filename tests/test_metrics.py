@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.metrics.calibration import Calibration, calibrate
+from kd.metrics.calibration import Calibration, calibrate, ece, sce
 from kd.metrics.counts import Counts, count
 from kd.metrics.scores import (
     Score,
@@ -164,11 +164,15 @@ def test_average_over_q_by_hand() -> None:
 )
 def test_a_class_without_labels(images: Maps, drop: float, predicted: float, zero: float) -> None:
     counts = counted(images, 3)
-    assert dataset_mean(counts) == drop
+    with np.errstate(all="raise"):
+        assert dataset_mean(counts) == drop
     assert dataset_mean(counts, absent="predicted") == predicted
     assert dataset_mean(counts, absent="zero") == pytest.approx(zero)
     assert class_mean(counts) == class_mean(counts, q=1) == drop
     assert over_q(class_mean, counts) == drop
+    found = summarise(counts, None, ("road", "sky", "bus"))
+    assert found["absent_classes"] == 2
+    assert found["iou"] == {"road": drop, "sky": None, "bus": None}
 
 
 def test_an_ignored_image_changes_no_score() -> None:
@@ -190,6 +194,7 @@ def test_binary_uses_the_foreground() -> None:
     assert image_mean(counts, "acc", binary=True) == pytest.approx(100)
     assert class_mean(counts, "dice", q=34, binary=True) == 0
     assert image_mean(counts) != image_mean(counts, binary=True)
+    assert over_q(image_mean, counts, binary=True) == pytest.approx((4 * 0 + 3 * 25 + 2 * 50 + 62.5) / 10)
     with pytest.raises(ValueError, match="they need 2"):
         dataset_mean(counted([([0], [0])], 3), binary=True)
 
@@ -219,6 +224,16 @@ def test_the_keys_of_a_summary() -> None:
     assert found["mDice"] == pytest.approx(200 / 3)
     with pytest.raises(ValueError, match="2 different class names for 3 classes"):
         summarise(counts, None, ("road", "sky", "sky"))
+
+
+def test_a_summary_holds_each_score_under_its_own_name() -> None:
+    images: Maps = [([0, 1, 1], [0, 0, 1]), ([0, 0, 0], [0, 255, 0])]
+    maps = np.array([[[0.9, 0.3, 0.1], [0.1, 0.7, 0.9]], [[0.6, 0.8, 0.7], [0.4, 0.2, 0.3]]], np.float32)
+    gaps, images = binned(maps, images, 2)
+    found = summarise(counted(images, 2), gaps, ("a", "b"))
+    assert (found["ECE"], found["ECE_I"]) == (ece(gaps, "D"), ece(gaps, "I"))
+    assert (found["SCE"], found["SCE_I"]) == (sce(gaps, "D"), sce(gaps, "I"))
+    assert len({found[key] for key in ("ECE", "ECE_I", "SCE", "SCE_I")}) == 4
 
 
 def test_no_images_at_all() -> None:

@@ -1,25 +1,22 @@
-"""The run's record: metrics.jsonl survives crashes and resumes; W&B is a view that never stops a training."""
+"""W&B is a view of the run that costs nothing when off, records without a network and never stops a training."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kd.config import ConfigError, validate
-from students import progress, tracking
-from students.progress import Progress, bar, short
+from students import tracking
 from students.tracking import Tracker, TrackingConfig, read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -37,10 +34,6 @@ def start(resume_step=None, **config):
 
 def tracker(directory: Path, resume_step: int | None = None) -> Tracker:
     return Tracker(TrackingConfig(), directory, "run-7", "kd", {"seed": 0}, resume_step)
-
-
-def timeless(path: Path) -> list[dict]:
-    return [{key: value for key, value in record.items() if key != "time"} for record in read_metrics(path)]
 
 
 def run(script: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,85 +83,6 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_each_line_is_json_with_step_and_time_and_on_disk_at_once(tmp_path: Path) -> None:
-    before = time.time()
-    with tracker(tmp_path) as run:
-        run.log({"train/loss": 1.5, "stage": "distil", "val": {"IoU": {"road": 0.5}}}, step=3)
-        (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    record = json.loads(line)
-    assert before - 1 <= record.pop("time") <= time.time() + 1
-    assert record == {"step": 3, "train/loss": 1.5, "stage": "distil", "val": {"IoU": {"road": 0.5}}}
-
-
-def test_not_a_number_is_valid_json_and_comes_back(tmp_path: Path) -> None:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    with tracker(tmp_path) as run:
-        run.log({"a": math.nan, "b": {"c": math.inf, "d": [-math.inf, 1.0]}}, step=1)
-    json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
-    (record,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert math.isnan(record["a"])
-    assert record["b"] == {"c": math.inf, "d": [-math.inf, 1.0]}
-
-
-def test_tensors_of_one_element_are_numbers(tmp_path: Path) -> None:
-    import numpy as np
-    import torch
-
-    with tracker(tmp_path) as run:
-        run.log({"a": torch.tensor(0.5), "b": np.float32(np.nan), "c": np.int64(3)}, step=1)
-    (record,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert (record["a"], record["c"]) == (0.5, 3)
-    assert math.isnan(record["b"])
-
-
-def test_taken_names_are_refused(tmp_path: Path) -> None:
-    with tracker(tmp_path) as run, pytest.raises(ValueError, match="step"):
-        run.log({"step": 1}, step=1)
-
-
-def test_a_resumed_run_ends_with_the_undisturbed_file(tmp_path: Path) -> None:
-    def train(directory: Path, first: int, last: int, resume_step: int | None = None) -> None:
-        with tracker(directory, resume_step) as run:
-            for step in range(first, last + 1):
-                run.log({"train/loss": 1 / step}, step)
-
-    train(tmp_path / "whole", 1, 9)
-    train(tmp_path / "broken", 1, 7)
-    with (tmp_path / "broken/metrics.jsonl").open("a") as file:
-        file.write('{"step": 8, "time": 17')
-    kept = (tmp_path / "broken/metrics.jsonl").read_bytes().splitlines()[:4]
-    train(tmp_path / "broken", 5, 9, resume_step=4)
-    assert timeless(tmp_path / "broken/metrics.jsonl") == timeless(tmp_path / "whole/metrics.jsonl")
-    assert (tmp_path / "broken/metrics.jsonl").read_bytes().splitlines()[:4] == kept
-    assert [file.name for file in (tmp_path / "broken").iterdir()] == ["metrics.jsonl"]
-
-
-def test_a_torn_last_line_goes_even_if_its_step_would_stay(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1, "a": 1}\n{"step": 2, "a": \xff')
-    assert read_metrics(path) == [{"step": 1, "a": 1}]
-    with tracker(tmp_path, resume_step=5) as run:
-        run.log({"a": 6}, 6)
-    assert timeless(path) == [{"step": 1, "a": 1}, {"step": 6, "a": 6}]
-
-
-def test_damage_in_the_middle_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-    with pytest.raises(ConfigError, match="record 2 is not JSON"):
-        read_metrics(path)
-
-
-def test_a_fresh_start_sets_the_old_file_aside(tmp_path: Path) -> None:
-    for value in (1, 2):
-        with tracker(tmp_path) as run:
-            run.log({"a": value}, 1)
-    assert [record["a"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [2]
-    assert [record["a"] for record in read_metrics(tmp_path / "metrics.old.jsonl")] == [1]
-
-
 def test_other_ranks_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "is_main", lambda: False)
     config = TrackingConfig(mode="online", strict=True)
@@ -187,15 +101,17 @@ def test_bad_run_id_and_bad_configuration_are_told(tmp_path: Path) -> None:
         validate(TrackingConfig, {"mode": "sometimes"})
 
 
-@pytest.mark.parametrize(("mode", "variable"), [("disabled", ""), ("online", "disabled"), ("disabled", "online")])
-def test_disabled_never_imports_wandb(tmp_path: Path, mode: str, variable: str) -> None:
-    script = f"""
-with start(mode="{mode}") as run:
-    run.log({{"a": 1}}, 1); run.summary({{"a": 1}}); run.alert("a", "b")
-print("wandb" in sys.modules)
+def test_disabled_never_imports_wandb(tmp_path: Path) -> None:
+    script = """
+import os
+for mode, variable in (("disabled", ""), ("online", "disabled"), ("disabled", "online")):
+    os.environ["WANDB_MODE"] = variable
+    with start(0, mode=mode) as run:
+        run.log({"a": 1}, 1); run.summary({"a": 1}); run.images(1, [], ()); run.alert("a", "b")
+    print("wandb" in sys.modules)
 """
-    done = run(script, tmp_path / "run", WANDB_MODE=variable)
-    assert done.stdout == "False\n", done.stderr
+    done = run(script, tmp_path / "run")
+    assert done.stdout.split() == ["False"] * 3, done.stderr
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
@@ -227,7 +143,7 @@ with start(mode="offline", images=2, group="pair", job_type="train", tags=("kd",
     assert any("alert" in record for record in records)
     media = next((tmp_path / "run/wandb").glob("offline-run-*/files/media/images"))
     assert len(list(media.glob("*.jpg"))) == 2
-    assert len(list(media.glob("mask/*.png"))) == 4
+    assert [Image.open(file).size for file in media.glob("mask/*.png")] == [(1024, 20)] * 4
     assert not (tmp_path / "home/.local").exists()
     assert not (tmp_path / "home/.cache").exists()
 
@@ -258,7 +174,8 @@ def test_environment_turns_w_and_b_offline(tmp_path: Path, server: str) -> None:
     script = 'start(mode="online").close()'
     done = run(script, tmp_path / "run", WANDB_MODE="offline", WANDB_BASE_URL=server)
     assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("W&B records this run offline in ")
     assert inspect(tmp_path / "run")
 
 
@@ -285,14 +202,14 @@ run.close()
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[-1]) < 15
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("wandb: ")]
-    (files,) = (tmp_path / "run").glob("wandb/offline-run-*")
     assert complaint in line
-    assert f"offline in {files}; upload it with: wandb sync {files}" in line
+    assert f"offline in {tmp_path / 'run/wandb'}; upload it with: wandb sync " in line
+    pattern = line.split("wandb sync ")[1]
+    assert [*Path("/").glob(pattern[1:])] == [*tmp_path.glob("run/wandb/offline-run-*")] != []
     assert [record for record in inspect(tmp_path / "run") if record["type"] == "history"]
 
 
-@pytest.mark.parametrize("network", [True, False])
-def test_strict_refuses_instead(tmp_path: Path, server: str, network: bool) -> None:
+def test_strict_refuses_instead(tmp_path: Path) -> None:
     script = """
 from kd.config import ConfigError
 try:
@@ -300,7 +217,7 @@ try:
 except ConfigError as error:
     print(error)
 """
-    done = run(script, tmp_path / "run", WANDB_BASE_URL=server if network else closed_port())
+    done = run(script, tmp_path / "run", WANDB_BASE_URL=closed_port())
     assert done.stdout.startswith("tracking.mode is 'online' but "), done.stderr
     assert "wandb login" in done.stdout
     assert "tracking.mode=offline" in done.stdout
@@ -317,85 +234,3 @@ def test_a_failing_view_does_not_stop_the_run(tmp_path: Path, capsys: pytest.Cap
             run.log({"a": 1}, step)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
     assert capsys.readouterr().err.count("the service died") == 1
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def fake_training(total: int = 40, start: int = 0) -> None:
-    with Progress(total, start=start, description="distil", seconds=0, every=10) as shown:
-        for _ in range(start, total):
-            losses = {"loss": 1.23456, "ce": 0.5, "jaccard_hard": 12.345, "jaccard_soft": 0.000123}
-            shown.update(losses, images=16, lr=0.01, miou=61.27)
-
-
-def test_batch_logs_get_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    fake_training(total=45, start=5)
-    written = capsys.readouterr().err
-    assert "\r" not in written
-    lines = written.splitlines()
-    assert [line.split()[1] for line in lines] == ["6/45", "10/45", "20/45", "30/45", "40/45", "45/45"]
-    for text in ("loss 1.23,", "ce 0.500", "mIoU 61.3", "lr 1.0e-02", "img/s", "jaccard_soft 0.000123", "ETA "):
-        assert text in lines[-1]
-
-
-def test_batch_logs_are_not_flooded(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(1000, every=1, seconds=10) as shown:
-        for _ in range(1000):
-            shown.update()
-    assert len(capsys.readouterr().err.splitlines()) == 2
-
-
-@pytest.mark.parametrize(("columns", "there", "gone"), [(80, "mIoU 61.3", "jaccard"), (160, "jaccard_soft", "\n\n")])
-def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, there: str, gone: str) -> None:
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (columns, 24))
-    fake_training()
-    shown = screen.getvalue().split("\r")
-    assert max(len(line.rstrip("\n")) for line in shown) <= columns
-    assert there in shown[-1]
-    assert "40/40" in shown[-1]
-    assert gone not in shown[-1]
-
-
-def test_speed_counts_images_over_time_without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    shown = Progress(100)
-    for step in range(40):
-        now[0] += 0.0 if step % 2 else 1.0
-        shown.update(images=8)
-    with shown.paused():
-        now[0] += 1000
-    assert shown._clock.speed() == pytest.approx(16, rel=0.02)
-    now[0] += 1.0
-    shown.update(images=16)
-    assert shown._clock.speed() == pytest.approx(16, rel=0.02)
-
-
-def test_other_ranks_show_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(progress, "is_main", lambda: False)
-    fake_training()
-    assert list(bar([1, 2], "evaluate")) == [1, 2]
-    progress.say("hello")
-    assert screen.getvalue() == ""
-
-
-def test_the_small_bar_counts_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    assert list(bar(iter([1, 2]), "evaluate")) == [1, 2]
-    with bar(3, "evaluate") as counted:
-        counted.update(3)
-    assert "evaluate" in screen.getvalue()
-    assert not screen.getvalue().endswith("\n")
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.5, "0.500"), (12.345, "12.3"), (123.4, "123"), (12345.0, "1.23e+04")])
-def test_three_digits(value: float, text: str) -> None:
-    assert short(value) == text

@@ -23,7 +23,7 @@ from kd.types import IGNORE
 
 Floats = NDArray[np.float64]
 BINS = 10
-_BLOCK = 2**22  # probabilities at a time: 16 MB in float32
+_BLOCK = 2**20  # probabilities at a time: small enough for the cache of a CPU
 
 
 @dataclass(frozen=True, eq=False)
