@@ -12,7 +12,7 @@ core = [
     "tqdm>=4.66",
     "numpy>=1.26",
     "safetensors>=0.4.5",
-    "wandb>=0.24",
+    "wandb>=0.31",
 ]
 development = [
     "pytest>=8",

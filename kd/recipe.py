@@ -60,7 +60,12 @@ class Evaluating(Config):
 
 
 class Tracking(Config):
-    """Weights & Biases. ``offline`` writes beside the run; ``strict`` makes a missing key or network an error."""
+    """Weights & Biases, beside the run's own files.
+
+    ``strict`` makes a missing key or network an error; by default the run is then recorded offline. ``WANDB_MODE=disabled``
+    and ``WANDB_MODE=offline`` in the environment win over ``mode``; nothing is sent anywhere unless the recipe says
+    ``online``. ``images`` panels are sent per evaluation, at most.
+    """
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
     project: str = "segmentation-kd"

@@ -53,7 +53,7 @@ def diagnose(
 
 
 def _number(value: Tensor) -> float | str:
-    number = float(value)
+    number = float(value.detach())
     return number if math.isfinite(number) else str(number)
 
 

@@ -12,44 +12,27 @@ from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from socket import create_connection
-from typing import IO, Any, Literal
+from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
-from kd.config import Config, ConfigError
+from kd.config import ConfigError
 from kd.distributed import is_main
+from kd.recipe import Tracking
 from students.progress import say
 from students.records import encode, flat, plain, read_metrics, rewind
 
-__all__ = ["Tracker", "TrackingConfig", "read_metrics"]
+__all__ = ["Tracker", "read_metrics"]
 
 METRICS = "metrics.jsonl"
 STEP = "iter"  # our own step in W&B: its built-in one starts again at 0 whenever an offline run is resumed
 LONGEST_SIDE = 1024  # pixels of an image sent to W&B
-REMEDY = "run `wandb login`, set WANDB_API_KEY or use tracking.mode=offline"
+REMEDY = "run `wandb login`, set WANDB_API_KEY or use run.wandb.mode=offline"
 
 Panel = tuple[str, np.ndarray, Mapping[str, np.ndarray]]
-
-
-class TrackingConfig(Config):
-    """Where a run is shown besides its own directory.
-
-    ``WANDB_MODE=disabled`` and ``WANDB_MODE=offline`` in the environment win over ``mode``, whatever it is. Other
-    values of the variable do not: nothing is sent anywhere unless the recipe says ``online``.
-    """
-
-    mode: Literal["disabled", "offline", "online"] = "disabled"
-    project: str = "segmentation-kd"
-    entity: str | None = None
-    group: str | None = None
-    job_type: str | None = None
-    tags: tuple[str, ...] = ()
-    strict: bool = False  # a missing key or network is an error; by default the run is then recorded offline
-    images: int = Field(default=4, ge=0)  # panels sent per call of Tracker.images, at most
 
 
 class Tracker:
@@ -70,7 +53,7 @@ class Tracker:
 
     def __init__(
         self,
-        config: TrackingConfig,
+        config: Tracking,
         directory: Path,
         run_id: str,
         name: str,
@@ -161,7 +144,7 @@ def _image(caption: str, image: np.ndarray, masks: Mapping[str, np.ndarray], lab
     return wandb.Image(Image.fromarray(image).reduce(shrink), caption=caption, masks=overlays, file_type="jpg")
 
 
-def _start(config: TrackingConfig, directory: Path, about: dict[str, Any]) -> Any:
+def _start(config: Tracking, directory: Path, about: dict[str, Any]) -> Any:
     """The W&B run, or None where it is disabled or cannot even be recorded."""
     asked = os.environ.get("WANDB_MODE", "").lower()
     mode = asked if asked in ("disabled", "offline") else config.mode
@@ -177,19 +160,19 @@ def _start(config: TrackingConfig, directory: Path, about: dict[str, Any]) -> An
         try:
             return _open(wandb, "online", config, directory, about)
         except Exception as error:
-            trouble = f"W&B refused the run: {error}"
+            trouble = f"W&B refused the run: {' '.join(str(error).split())}"
             wandb.teardown()  # its service would refuse the same run_id a second time
     if trouble and config.strict:
-        raise ConfigError(f"tracking.mode is 'online' but {trouble}; {REMEDY}, or drop tracking.strict")
+        raise ConfigError(f"run.wandb.mode is 'online' but {trouble}; {REMEDY}, or drop run.wandb.strict")
     return _offline(wandb, trouble, config, directory, about)
 
 
-def _offline(wandb: Any, trouble: str | None, config: TrackingConfig, directory: Path, about: dict[str, Any]) -> Any:
+def _offline(wandb: Any, trouble: str | None, config: Tracking, directory: Path, about: dict[str, Any]) -> Any:
     try:
         run = _open(wandb, "offline", config, directory, about)
     except Exception as error:
         if config.strict:
-            raise ConfigError(f"W&B cannot record in {directory}: {error}; or use tracking.mode=disabled") from None
+            raise ConfigError(f"W&B cannot record in {directory}: {error}; or use run.wandb.mode=disabled") from None
         say(f"WARNING: W&B cannot record in {directory} ({error}); it is off, {METRICS} stays complete.")
         return None
     segments = f"{quote(str(directory / 'wandb'))}/offline-run-*-{about['id']}"  # each resumption adds a directory
@@ -198,7 +181,7 @@ def _offline(wandb: Any, trouble: str | None, config: TrackingConfig, directory:
     return run
 
 
-def _open(wandb: Any, mode: str, config: TrackingConfig, directory: Path, about: dict[str, Any]) -> Any:
+def _open(wandb: Any, mode: str, config: Tracking, directory: Path, about: dict[str, Any]) -> Any:
     run = wandb.init(
         mode=mode,
         dir=str(directory),

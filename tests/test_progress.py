@@ -1,4 +1,4 @@
-"""What a training shows: a bar that fits the terminal, plain lines in the log of a batch job, nothing on other ranks."""
+"""What a training shows: a bar that fits the terminal, plain lines in a batch job's log, nothing on other ranks."""
 
 from __future__ import annotations
 

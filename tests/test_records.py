@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from kd.config import ConfigError
-from students.tracking import Tracker, TrackingConfig, read_metrics
+from students.tracking import Tracker, Tracking, read_metrics
 
 
 def tracker(directory: Path, resume_step: int | None = None) -> Tracker:
-    return Tracker(TrackingConfig(), directory, "run-7", "kd", {"seed": 0}, resume_step)
+    return Tracker(Tracking(), directory, "run-7", "kd", {"seed": 0}, resume_step)
 
 
 def timeless(path: Path) -> list[dict]:

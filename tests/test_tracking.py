@@ -17,23 +17,23 @@ from PIL import Image
 
 from kd.config import ConfigError, validate
 from students import tracking
-from students.tracking import Tracker, TrackingConfig, read_metrics
+from students.tracking import Tracker, Tracking, read_metrics
 
 ROOT = Path(__file__).parents[1]
 START = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from students.tracking import Tracker, TrackingConfig
+from students.tracking import Tracker, Tracking
 directory = Path(sys.argv[1])
 def start(resume_step=None, **config):
-    config = TrackingConfig(**config)
+    config = Tracking(**config)
     return Tracker(config, directory, "run-7", "kd seed 0", {"method": {"name": "kd"}, "seed": 0}, resume_step)
 """
 
 
 def tracker(directory: Path, resume_step: int | None = None) -> Tracker:
-    return Tracker(TrackingConfig(), directory, "run-7", "kd", {"seed": 0}, resume_step)
+    return Tracker(Tracking(), directory, "run-7", "kd", {"seed": 0}, resume_step)
 
 
 def run(script: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,7 @@ def closed_port() -> str:
 
 def test_other_ranks_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "is_main", lambda: False)
-    config = TrackingConfig(mode="online", strict=True)
+    config = Tracking(mode="online", strict=True)
     with Tracker(config, tmp_path / "run", "run-7", "kd", {}) as run:
         run.log({"a": 1}, 1)
         run.summary({"a": 1})
@@ -96,9 +96,9 @@ def test_other_ranks_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_bad_run_id_and_bad_configuration_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run_id is 'a/b'"):
-        Tracker(TrackingConfig(), tmp_path, "a/b", "kd", {})
+        Tracker(Tracking(), tmp_path, "a/b", "kd", {})
     with pytest.raises(ConfigError, match="mode"):
-        validate(TrackingConfig, {"mode": "sometimes"})
+        validate(Tracking, {"mode": "sometimes"})
 
 
 def test_disabled_never_imports_wandb(tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ except ConfigError as error:
     print(error)
 """
     done = run(script, tmp_path / "run", WANDB_BASE_URL=closed_port())
-    assert done.stdout.startswith("tracking.mode is 'online' but "), done.stderr
+    assert done.stdout.startswith("run.wandb.mode is 'online' but "), done.stderr
     assert "wandb login" in done.stdout
-    assert "tracking.mode=offline" in done.stdout
+    assert "run.wandb.mode=offline" in done.stdout
 
 
 def test_a_failing_view_does_not_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ Plain shapes belong to the background. Lengths scale with the image's shorter si
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,25 +24,18 @@ SMALLEST = 32
 """The least height and width, in pixels: below it the textures cannot be told apart."""
 
 
-class Kind(NamedTuple):
-    """What one class looks like; ``share`` of the objects are of this kind."""
-
-    shape: str
-    texture: str
-    share: float
-
-
 KINDS = (
-    Kind("disc", "plain", 0.20),
-    Kind("disc", "stripes", 0.20),
-    Kind("disc", "checks", 0.15),
-    Kind("box", "stripes", 0.15),
-    Kind("box", "checks", 0.12),
-    Kind("triangle", "dots", 0.09),
-    Kind("cross", "dots", 0.05),
-    Kind("ring", "stripes", 0.04),
+    ("disc", "plain", 0.20),
+    ("disc", "stripes", 0.20),
+    ("disc", "checks", 0.15),
+    ("box", "stripes", 0.15),
+    ("box", "checks", 0.12),
+    ("triangle", "dots", 0.09),
+    ("cross", "dots", 0.05),
+    ("ring", "stripes", 0.04),
 )
-"""By label. The first is background: a plain shape of any outline, there to distract."""
+"""Outline, texture and share of the objects, by label. Label 0 is background: a plain shape of any outline, a distractor."""
+SHARES = [share for _, _, share in KINDS]
 
 
 class Shapes(Dataset):
@@ -52,8 +44,8 @@ class Shapes(Dataset):
     class Config(Named):
         """``size`` in pixels (height, width); ``train``, ``val``, ``test`` count images.
 
-        ``objects`` is the mean number of objects per image (plain distractors included), ``noise`` the standard deviation
-        of the pixel noise in grey levels, ``border`` the width in pixels of the ignored line on objects' outlines.
+        ``objects`` is the mean number of objects per image (plain distractors included), ``noise`` the standard
+        deviation of the pixel noise in grey levels, ``border`` the width in pixels of the ignored line on outlines.
         """
 
         size: tuple[int, int] = (96, 128)
@@ -130,7 +122,7 @@ class Shapes(Dataset):
 
 def _place(draw: np.random.Generator, image: Grid, labels: NDArray[np.uint8], border: int) -> None:
     """Draw one object over what is there, into ``3 H W`` and ``H W``, touching only its bounding box."""
-    label = draw.choice(len(KINDS), p=[kind.share for kind in KINDS])
+    label = draw.choice(len(KINDS), p=SHARES)
     shape, texture, _ = KINDS[label]
     if label == 0:
         shape = str(draw.choice(list(OUTLINES)))
@@ -245,11 +237,11 @@ OUTLINES = {"disc": _disc, "box": _box, "triangle": _triangle, "cross": _cross, 
 
 
 def _plain(u: Grid, v: Grid) -> Grid:
-    return np.zeros_like(u)
+    return 0 * u * v
 
 
 def _stripes(u: Grid, v: Grid) -> Grid:
-    return (3 * np.sin(u)).clip(-1, 1)
+    return (3 * np.sin(u)).clip(-1, 1) + 0 * v
 
 
 def _checks(u: Grid, v: Grid) -> Grid:

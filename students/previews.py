@@ -1,0 +1,3 @@
+from PIL import Image
+def sheet(rows, classes, colours):
+    return Image.new("RGB", (4, 4))

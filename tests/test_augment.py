@@ -1,0 +1,164 @@
+"""The augmentation is a pure function of its generator, and labels stay on the pixels that they describe."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from kd.data.augment import Augmentation, augment, draw, replay
+from kd.seeds import generator
+from kd.types import IGNORE, Geometry
+
+SIZE = (37, 53)
+CROPS = [(24, 32), (33, 64), (80, 41), (96, 120)]  # smaller and larger than the image, even and odd
+PADS = ["centre", "corner"]
+
+
+def config(**knobs: object) -> Augmentation:
+    return Augmentation.model_validate({"crop": (32, 41), "fill": (7, 8, 9), **knobs})
+
+
+def coded(axis: int, size: tuple[int, int] = SIZE, gain: int = 4) -> tuple[Tensor, Tensor]:
+    """Both image and labels hold a pixel's row (axis 0) or column (axis 1); the image ``gain`` times as much."""
+    position = torch.arange(size[axis], dtype=torch.uint8)
+    labels = (position[:, None] if axis == 0 else position[None]).expand(size).contiguous()
+    return (labels * gain).expand(3, *size).contiguous(), labels
+
+
+def noise(size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=source)
+    return image, torch.randint(0, 11, size, dtype=torch.uint8, generator=source)
+
+
+@pytest.mark.parametrize("pad", PADS)
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_labels_stay_on_their_pixels_and_padding_is_filled_and_ignored(axis: int, crop: tuple[int, int], pad: str) -> None:
+    image, labels = coded(axis)
+    offsets = []
+    for seed in range(12):
+        crops = augment(config(crop=crop, pad=pad), image, labels, generator(seed))
+        assert crops[0].shape == (3, *crop)
+        assert crops[1].shape == crop
+        assert crops[0].dtype == crops[1].dtype == torch.uint8
+        inside = crops[1] != IGNORE
+        assert (crops[0][:, ~inside] == torch.tensor([[7], [8], [9]])).all()
+        offset = crops[0][0][inside] / 4 - crops[1][inside]
+        assert offset.abs().max() <= 0.8  # half a pixel of rounding, and the filter's rim
+        offsets.append(offset.mean())
+    assert torch.stack(offsets).abs().max() < 0.15
+
+
+@pytest.mark.parametrize(("pad", "rows", "columns"), [("centre", (6, 26), (6, 36)), ("corner", (0, 20), (0, 30))])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_where_a_small_image_lies(pad: str, rows: tuple[int, int], columns: tuple[int, int], flip: float) -> None:
+    image, labels = noise((20, 30))
+    crop, target, geometry = augment(config(scale=(1, 1), pad=pad, flip=flip), image, labels, generator(0))
+    assert geometry == Geometry(20, 30, -rows[0], -columns[0], flip == 1)
+    if flip:
+        crop, target = crop.flip(2), target.flip(1)
+    expected = torch.full((32, 41), IGNORE, dtype=torch.uint8)
+    expected[slice(*rows), slice(*columns)] = labels
+    assert torch.equal(target, expected)
+    assert torch.equal(crop[:, slice(*rows), slice(*columns)], image)
+
+
+def test_every_offset_is_drawn_the_last_one_included() -> None:
+    drawn = [draw(config(crop=(17, 19), scale=(1, 1)), (20, 20), generator(seed)) for seed in range(200)]
+    assert {geometry.top for geometry in drawn} == {0, 1, 2, 3}
+    assert {geometry.left for geometry in drawn} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("step", "scale", "heights"),
+    [(0.1, (0.5, 2.0), set(range(50, 201, 10))), (0.25, (0.5, 1.0), {50, 75, 100}), (0.1, (0.7, 0.7), {70})],
+)
+def test_scales_lie_on_the_grid_and_both_sides_share_one(step: float, scale: tuple, heights: set[int]) -> None:
+    drawn = [draw(config(scale_step=step, scale=scale), (100, 200), generator(seed)) for seed in range(400)]
+    assert {geometry.height for geometry in drawn} == heights
+    assert all(geometry.width == 2 * geometry.height for geometry in drawn)
+
+
+def test_continuous_scales_fill_their_range() -> None:
+    heights = [draw(config(scale=(0.5, 2.0)), (1000, 8), generator(seed)).height for seed in range(400)]
+    assert 500 <= min(heights) < 520
+    assert 1980 < max(heights) <= 2000
+    assert abs(sum(heights) / len(heights) - 1250) < 75
+
+
+@pytest.mark.parametrize(("scale", "step"), [((0.5, 2.0), 0.4), ((0.5, 1.0), 0.3)])
+def test_a_grid_that_does_not_meet_the_end_of_the_range_stays_inside(scale: tuple[float, float], step: float) -> None:
+    heights = [draw(config(scale_step=step, scale=scale), (100, 100), generator(seed)).height for seed in range(100)]
+    assert max(heights) <= 100 * scale[1]
+
+
+@pytest.mark.parametrize(("flip", "low", "high"), [(0.0, 0, 0), (1.0, 400, 400), (0.5, 160, 240), (0.1, 15, 70)])
+def test_the_share_of_flips(flip: float, low: int, high: int) -> None:
+    assert low <= sum(draw(config(flip=flip), SIZE, generator(seed)).flipped for seed in range(400)) <= high
+
+
+@pytest.mark.parametrize("pad", PADS)
+@pytest.mark.parametrize("crop", CROPS)
+def test_a_geometry_replays_and_a_flip_mirrors_the_crop(crop: tuple[int, int], pad: str) -> None:
+    image, labels = noise()
+    knobs = config(crop=crop, pad=pad)
+    for seed in range(6):
+        crop_, target, geometry = augment(knobs, image, labels, generator(seed))
+        again = replay(geometry, image, labels, knobs)
+        assert torch.equal(again[0], crop_)
+        assert torch.equal(again[1], target)
+        mirrored = replay(geometry._replace(flipped=not geometry.flipped), image, labels, knobs)
+        assert torch.equal(mirrored[0], crop_.flip(2))
+        assert torch.equal(mirrored[1], target.flip(1))
+
+
+def test_augmentation_is_a_pure_function_of_the_generator() -> None:
+    image, labels = noise()
+    before, knobs = (image.clone(), labels.clone()), config(photometric=0.3)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = augment(knobs, image, labels, generator(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    second = augment(knobs, image, labels, generator(5))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert first[2] == second[2]
+    assert len({augment(knobs, image, labels, generator(seed))[2] for seed in range(20)}) > 15
+    assert torch.equal(image, before[0])
+    assert torch.equal(labels, before[1])
+
+
+def test_labels_are_never_mixed() -> None:
+    image, labels = noise()
+    labels = torch.tensor([3, 200, IGNORE], dtype=torch.uint8)[(labels % 3).long()]
+    for seed in range(30):
+        assert set(augment(config(), image, labels, generator(seed))[1].unique().tolist()) <= {3, 200, IGNORE}
+
+
+def test_photometric_changes_colours_only() -> None:
+    image, labels = noise()
+    for seed in range(8):
+        plain = augment(config(), image, labels, generator(seed))
+        coloured = augment(config(photometric=0.4), image, labels, generator(seed))
+        assert torch.equal(plain[1], coloured[1])
+        assert plain[2] == coloured[2]
+        assert coloured[0].dtype == torch.uint8
+        assert not torch.equal(plain[0], coloured[0])
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"scale": (2.0, 0.5)}, "scale is"),
+        ({"scale": (0.0, 1.0)}, "scale is"),
+        ({"crop": (4, 64)}, "crop is"),
+        ({"flip": 1.5}, "flip"),
+    ],
+)
+def test_senseless_knobs_are_refused(knobs: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**knobs)

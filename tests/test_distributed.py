@@ -1,0 +1,141 @@
+"""Two processes are one: losses, gradients, whole steps and evaluations equal those of a single process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import yaml
+from safetensors.torch import load_file
+from tiny import execute, tiny
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kd.losses.cross_entropy import CrossEntropy
+from kd.losses.kl import KL
+from kd.losses.overlap import JaccardMetricLoss
+from kd.networks.synchronise import synchronise
+from kd.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.xdist_group("processes")
+
+LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "jml_batch": lambda: JaccardMetricLoss(smooth=1.0),
+    "jml_present": lambda: JaccardMetricLoss(active_soft="present", threshold=0.5),
+    "jml_mixture": lambda: JaccardMetricLoss(per_batch=0.5, per_image=0.25, per_class=0.25, alpha=0.3, beta=0.7, gamma=2),
+    "jml_log": lambda: JaccardMetricLoss(log=True, class_weights=(1.0, 2.0, 0.5, 1.5)),
+    "ce": lambda: CrossEntropy(class_weights=(1.0, 2.0, 0.5, 1.5)),
+    "kl": lambda: KL(temperature=2.0),
+}
+
+
+def problem() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A little network, 4 images, hard and soft targets; images hold different classes and numbers of ignored pixels."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)).double()
+    image = torch.randn(4, 3, 9, 11, dtype=torch.float64)
+    hard = torch.randint(0, 4, (4, 9, 11))
+    hard[0][hard[0] == 2] = 1
+    hard[1, :6], hard[2, :, :3] = 255, 255
+    soft = (3 * torch.randn(4, 4, 9, 11, dtype=torch.float64)).softmax(1)
+    return network, image, hard, soft
+
+
+def gradients(name: str, kind: str, share: slice) -> tuple[float, list[Tensor]]:
+    """Value and gradients of one process's share."""
+    network, image, hard, soft = problem()
+    loss = LOSSES[name]()
+    network = synchronise(network, torch.device("cpu"))
+    model: nn.Module = DistributedDataParallel(network, broadcast_buffers=False) if dist.is_initialized() else network
+    keep = hard != 255
+    target = hard if kind == "hard" else soft
+    value = loss(model(image[share]), target[share], keep[share])
+    value.backward()
+    return float(value), [p.grad for p in network.parameters() if p.grad is not None]
+
+
+def _member(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    share = slice(2 * rank, 2 * rank + 2)
+    found = {f"{name}-{kind}": gradients(name, kind, share) for name in LOSSES for kind in ("hard", "soft")}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[dict[str, Any]]:
+    """What two gloo processes computed on halves of the batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_member, args=(folder,), nprocs=2, start_method="spawn")
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_two_halves_are_one_whole(ranks: list[dict[str, Any]], name: str, kind: str) -> None:
+    value, grads = gradients(name, kind, slice(0, 4))
+    for rank in ranks:
+        other, theirs = rank[f"{name}-{kind}"]
+        assert other == pytest.approx(value, rel=1e-6)
+        for mine, its in zip(grads, theirs, strict=True):
+            assert (mine - its).abs().max() <= 1e-6 * mine.abs().max().clamp_min(1e-12)
+
+
+def test_without_the_sum_over_ranks_it_would_differ() -> None:
+    """The check above is not vacuous: the mean of the halves' own losses is another number."""
+    _, image, hard, _ = problem()
+    loss, logits = JaccardMetricLoss(smooth=1.0), torch.randn(4, 4, 9, 11, dtype=torch.float64)
+    halves = (loss(logits[:2], hard[:2]) + loss(logits[2:], hard[2:])) / 2
+    assert abs(float(halves - loss(logits, hard))) > 1e-3
+
+
+def torchrun(recipe: Path, output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command a user would type, with two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command += [str(ROOT / "tools/train.py"), str(recipe), "--output", str(output), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def saved(recipe: Recipe, folder: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    return path
+
+
+def test_a_whole_run_on_two_processes(tmp_path: Path) -> None:
+    """Batch norm, all terms of JML-KD, optimizer and evaluation: the same student up to rounding."""
+    student = {"dropout": 0.0}
+    recipe = tiny(
+        "jml_kd", student=student, schedule={"steps": 3, "optimizer": {"kind": "sgd", "lr": 0.01}}, evaluation={"every": 0}
+    )
+    done = torchrun(saved(recipe, tmp_path), tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    one = execute(recipe, tmp_path / "one")
+    two = json.loads((tmp_path / "two" / "result.json").read_text())
+    mine, theirs = (load_file(tmp_path / name / "student.safetensors") for name in ("one", "two"))
+    for key, value in mine.items():
+        assert (value.double() - theirs[key].double()).abs().max() <= 1e-5 * value.double().abs().max().clamp_min(1.0), key
+    assert two["last"]["test"]["images"] == one["last"]["test"]["images"] == 3
+    assert two["last"]["test"]["mIoU"] == pytest.approx(one["last"]["test"]["mIoU"], abs=0.5)
+    assert two["environment"]["processes"] == 2
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    done = torchrun(saved(tiny(), tmp_path), tmp_path / "run", "schedule.batch=3")
+    assert done.returncode != 0
+    assert "schedule.batch: is 3; 2 processes x 1 accumulated parts need a multiple of 2" in done.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -1,0 +1,228 @@
+"""Who may import whom, how long and deep code may be, and that tools answer without loading torch: read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("kd", "teachers", "students", "tools")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
+
+FLOOR = {"kd", "kd.types", "kd.config", "kd.distributed", "kd.seeds", "kd.schedules", "kd.lookup", "kd.merging"}
+RECIPE = FLOOR | {"kd.recipe"}
+MAY_IMPORT = {
+    **dict.fromkeys(FLOOR, FLOOR),
+    "kd.losses": {"kd.types", "kd.config", "kd.distributed", "kd.losses"},
+    "kd.metrics": {"kd.types", "kd.config", "kd.distributed", "kd.metrics"},
+    "kd.networks": FLOOR | {"kd.networks"},
+    "kd.data": FLOOR | {"kd.data"},
+    "kd.methods": FLOOR | {"kd.losses", "kd.methods"},
+    "kd.evaluate": FLOOR | {"kd.metrics", "kd.evaluate"},
+    "kd.recipe": FLOOR | {"kd.losses.label_smoothing", "kd.data.augment"},
+    "kd.results": RECIPE,
+    "kd.sweep": RECIPE,
+    "teachers": {"kd", "teachers"},
+    "students": {"kd", "students", "teachers.Teacher"},
+    "tools": {"kd", "students", "teachers"},
+}
+"""Longest matching name rules; what it lists includes all below, but for ``kd`` as a listed part of ``kd`` itself."""
+
+ONLY_IN = {
+    "torchvision": ("kd.data", "kd.networks"),
+    "timm": ("kd.data", "kd.networks"),
+    "wandb": ("students.tracking",),
+}
+CONTROL = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
+DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class Import(NamedTuple):
+    """One imported name: ``from teachers import Teacher`` is ``teachers.Teacher``."""
+
+    name: str
+    line: int
+    top: bool
+
+
+def module(path: Path) -> str:
+    """Dotted name of a file of the library."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def below(name: str, parents: set[str] | tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the parents or inside one."""
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+
+
+def imports(path: Path) -> list[Import]:
+    """All imports of a file, wherever they stand."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inner = {id(node) for function in ast.walk(tree) if isinstance(function, DEFINITION) for node in ast.walk(function)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, node.lineno, id(node) not in inner) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write the whole name"
+            found += [Import(f"{node.module}.{alias.name}", node.lineno, id(node) not in inner) for alias in node.names]
+    return found
+
+
+def allowed(importer: str) -> set[str] | None:
+    """What a module may import of the library; None if no rule knows it."""
+    if importer.startswith("kd") and importer in FLOOR:
+        return FLOOR
+    rules = [rule for rule in MAY_IMPORT if below(importer, (rule,)) and rule != "kd"]
+    return MAY_IMPORT[max(rules, key=len)] if rules else None
+
+
+def permitted(name: str, importer: str, rule: set[str]) -> bool:
+    """Whether an imported name is covered by a rule. Inside ``kd``, ``kd`` stands for the bare package and ``from kd import x``."""
+    inside = importer.split(".")[0] == "kd"
+    return name in rule or below(name, rule - {"kd"} if inside else rule)
+
+
+def breaches(path: Path) -> Iterator[str]:
+    """Imports of the library's own folders that the rules do not allow."""
+    importer = module(path)
+    rule = allowed(importer)
+    if rule is None:
+        yield f"{path.relative_to(ROOT)}: no rule for this module; add it to MAY_IMPORT and to the design"
+        return
+    for name, line, _ in imports(path):
+        if name.split(".")[0] in FOLDERS and not permitted(name, importer, rule):
+            yield f"{path.relative_to(ROOT)}:{line}: imports {name}"
+
+
+def test_nothing_is_overlooked() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(FOLDERS)
+    assert len(FILES) > 40
+    seen = {name.split(".")[0] for path in FILES for name, *_ in imports(path)}
+    assert {"kd", "teachers", "students", "torchvision", "timm", "wandb"} <= seen
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_layers(path: Path) -> None:
+    assert not list(breaches(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_heavy_packages_stay_where_they_belong(path: Path) -> None:
+    for name, line, top in imports(path):
+        package = name.split(".")[0]
+        assert below(module(path), ONLY_IN.get(package, (module(path),))), f"line {line}: imports {package}"
+        assert package != "wandb" or not top, (
+            f"line {line}: imports wandb at module level; a run without W&B must not pay"
+        )
+
+
+@pytest.mark.parametrize("folder", ["kd/networks", "kd/data", "teachers"])
+def test_classes_are_found_by_name(folder: str) -> None:
+    builders = [ROOT / folder / name for name in ("build.py", "load.py") if (ROOT / folder / name).exists()]
+    assert builders
+    assert all("kd.lookup.lookup" in [name for name, *_ in imports(path)] for path in builders)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= (100 if path in TOOLS else 250)
+
+
+def depth(node: ast.AST, elif_of: bool = False) -> int:
+    """Levels of control flow below a node; ``elif`` is no deeper than its ``if``."""
+    own = int(isinstance(node, CONTROL) and not elif_of)
+    children = list(ast.iter_child_nodes(node))
+    chain = isinstance(node, ast.If) and len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If)
+    return own + max((depth(child, chain and child is node.orelse[0]) for child in children), default=0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_functions_are_short_and_flat(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, DEFINITION)]
+    lines = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert not {name: count for name, count in lines.items() if count > 50}
+    assert not {node.name: depth(node) for node in functions if depth(node) > 3}
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "timm", "wandb"):
+            raise ImportError(f"{name} was imported before the command line was understood")
+
+sys.meta_path.insert(0, NoTorch())
+tool = sys.argv[1]
+sys.path[0] = tool.rpartition("/")[0]
+sys.argv = [tool, *sys.argv[2:]]
+runpy.run_path(tool, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
+def test_tools_understand_their_command_line_without_torch(path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(path)]
+    help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60)
+    assert help_text.returncode == 0, help_text.stderr
+    assert help_text.stdout.startswith("usage: ")
+    wrong = subprocess.run([*command, "--no-such-option"], capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 2, wrong.stderr
+
+
+# ------------------------------------------------------------------------------------------ the checks themselves
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("kd/types.py", "import kd.losses.kl"),
+        ("kd/seeds.py", "from kd import recipe"),
+        ("kd/losses/new.py", "from kd.networks.network import Network"),
+        ("kd/losses/new.py", "def f():\n    from kd.schedules import factor"),
+        ("kd/metrics/new.py", "from kd.losses.loss import Loss"),
+        ("kd/networks/new.py", "from kd.data.dataset import Dataset"),
+        ("kd/data/new.py", "import kd.networks.build as b"),
+        ("kd/methods/new.py", "from kd.networks.network import Network"),
+        ("kd/methods/new.py", "from teachers import Teacher"),
+        ("kd/evaluate/new.py", "from kd.losses.loss import Loss"),
+        ("kd/recipe.py", "from kd.losses.loss import Loss"),
+        ("kd/recipe.py", "from kd.data.loader import epoch"),
+        ("kd/novel.py", "import torch"),
+        ("teachers/new.py", "from students.trainer import Trainer"),
+        ("students/new.py", "from teachers.run import RunTeacher"),
+        ("students/new.py", "from teachers.teacher import Teacher"),
+        ("students/new.py", "from teachers import load"),
+        ("students/new.py", "import teachers"),
+        ("students/new.py", "from tools.train import main"),
+        ("tools/new.py", "import tools.train"),
+    ],
+)
+def test_a_breach_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, code: str) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(code)
+    assert list(breaches(path))
+
+
+@pytest.mark.parametrize(
+    ("code", "deep"),
+    [
+        ("def f():\n  if a:\n    for b in c:\n      while d:\n        with e: pass", 4),
+        ("def f():\n  if a: pass\n  elif b: pass\n  elif c: pass\n  else:\n    if d: pass", 2),
+        ("def f():\n  try:\n    x\n  except E:\n    if a: pass", 2),
+        ("def f(): return [a for b in c]", 0),
+    ],
+)
+def test_depth(code: str, deep: int) -> None:
+    assert depth(ast.parse(code)) == deep

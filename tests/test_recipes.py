@@ -1,0 +1,81 @@
+"""Every recipe is valid and runs: resolved, and four steps of it on procedural images."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd.config import ConfigError
+from kd.data.build import open_split
+from kd.recipe import describe, load
+from students.run import train
+from teachers.load import load_teacher
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "_parts")
+PARTS = sorted((ROOT / "recipes" / "_parts").rglob("*.yaml"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT / "recipes").with_suffix(""))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_smoke(path: Path, tmp_path: Path) -> None:
+    recipe, origins = load(path, ["run.device=cpu"], smoke=True)
+    data = open_split(recipe.data, "train")
+    teacher = load_teacher(recipe.teacher, data.classes) if recipe.teacher is not None else None
+    result = train(recipe, origins, tmp_path, teacher, data, torch.device("cpu"))
+    assert result["steps"] == 4
+    assert (tmp_path / "previews" / "final.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_resolves_and_names_itself(path: Path, tmp_path: Path) -> None:
+    recipe, origins = load(path)
+    text = describe(recipe, origins)
+    assert f"# recipes/{name(path)}.yaml" in text or "extends" in path.read_text()
+    (tmp_path / "again.yaml").write_text(text)
+    assert load(tmp_path / "again.yaml")[0] == recipe
+    assert f"python tools/train.py recipes/{name(path)}.yaml" in path.read_text()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_students_teacher_is_the_run_of_a_recipe(path: Path) -> None:
+    recipe, _ = load(path)
+    if recipe.teacher is not None:
+        _, folder, stem, seed = Path(recipe.teacher.path).parts
+        assert (ROOT / "recipes" / folder / f"{stem}.yaml").exists()
+        assert seed == "seed0"
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
+def test_parts_are_short_and_used(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) <= 12
+    part = str(path.relative_to(ROOT / "recipes").with_suffix(""))
+    assert any(part in user.read_text() for user in RECIPES)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / "recipes/shapes/r18_ce.yaml")]
+    dry = subprocess.run([*command, "--dry-run", "seed=3"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert dry.returncode == 0
+    assert "seed: 3" in dry.stdout
+    assert "# command line" in dry.stdout
+    assert not list(tmp_path.iterdir())
+    bad = subprocess.run([*command, "schedule.stepps=3"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: schedule.stepps: there is no such key; did you mean 'steps'?")
+    assert "Traceback" not in bad.stderr
+
+
+def test_a_missing_data_root_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KD_DATA", raising=False)
+    recipe, _ = load(ROOT / "recipes/camvid/r18_ce.yaml", [f"data.root={tmp_path / 'nowhere'}"])
+    with pytest.raises(ConfigError, match=r"data\.root: .*nowhere.* is no directory; point data\.root at"):
+        open_split(recipe.data, "train")

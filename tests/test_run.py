@@ -1,0 +1,251 @@
+"""A whole run: its files, its numbers, and resuming it exactly wherever it was cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny import STUDENT, execute, merged, tiny
+
+from kd.config import ConfigError, InputError
+from kd.metrics.counts import Counts
+from kd.networks.build import load_network
+from students import checkpoint
+from students.guard import NonFiniteLoss
+from students.tracking import read_metrics
+from students.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records without what depends on the clock or the machine."""
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in ("time", "perf")} for record in records]
+
+
+def same(one: Path, other: Path) -> None:
+    """Bitwise equal students, equal metrics and results."""
+    for name in ("student", "best"):
+        first, second = load_file(one / f"{name}.safetensors"), load_file(other / f"{name}.safetensors")
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert metrics(one) == metrics(other)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
+    assert results[0]["last"] == results[1]["last"]
+    assert results[0]["best"] == results[1]["best"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of JML-KD, with averaged weights and two accumulated parts."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    execute(resumable(), folder)
+    return folder
+
+
+def resumable(**changes: Any) -> Any:
+    return tiny("jml_kd", **merged({"schedule": {"ema": 0.9, "accumulate": 2}}, changes))
+
+
+def test_the_run_directory(whole: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert set(result["last"]) == {"val", "test"}
+    assert result["best"]["step"] in (3, 6)
+    assert result["teacher"]["split"] == "val"
+    assert result["cost"]["seconds_per_step"] > 0
+    assert Counts.load(whole / "counts.npz").classes == 8
+    logged = [record for record in metrics(whole) if "terms" in record]
+    assert [record["step"] for record in logged] == [1, 2, 3, 4, 5, 6]
+    terms, weighted = logged[0]["terms"], logged[0]["weighted"]
+    assert weighted["jaccard_soft"] == pytest.approx(0.4 * terms["jaccard_soft"])
+    assert logged[0]["train"]["loss"] == pytest.approx(sum(weighted.values()), rel=1e-5)
+    assert yaml.safe_load((whole / "recipe.yaml").read_text())["method"]["name"] == "jml_kd"
+
+
+def test_the_saved_student_gives_the_reported_scores(whole: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools/evaluate.py"), str(whole), "--json", str(whole / "again.json")]
+    subprocess.run(command, check=True, timeout=120, capture_output=True, text=True)
+    again = json.loads((whole / "again.json").read_text())
+    result = json.loads((whole / "result.json").read_text())
+    assert {key: again[key] for key in result["last"]["test"]} == result["last"]["test"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_resuming_is_bitwise_exact(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    """Batches of 4 from 10 images: every cut lies inside a pass over the data, 3 right after an evaluation."""
+    original = Trainer.one_step
+
+    def dies(self: Trainer, batches: Any) -> Any:
+        if self.step == cut:
+            raise RuntimeError("power cut")
+        return original(self, batches)
+
+    monkeypatch.setattr(Trainer, "one_step", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        execute(resumable(), tmp_path / "run")
+    monkeypatch.setattr(Trainer, "one_step", original)
+    execute(resumable(run={"workers": 1}), tmp_path / "run")
+    same(whole, tmp_path / "run")
+
+
+def command_line(recipe: Path, output: Path) -> list[str]:
+    return [sys.executable, str(ROOT / "tools/train.py"), str(recipe), "--output", str(output)]
+
+
+def write_recipe(folder: Path, **changes: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(resumable(**changes).model_dump(mode="json")))
+    return path
+
+
+def until_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a step is logged."""
+    for _ in range(600):
+        if (folder / "metrics.jsonl").exists() and any(r["step"] >= step for r in read_metrics(folder / "metrics.jsonl")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise TimeoutError(f"step {step} was never logged")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of twelve steps."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    execute(resumable(**LONGER), folder)
+    return folder
+
+
+LONGER = {"schedule": {"steps": 12}, "evaluation": {"every": 6}}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_signals(straight: Path, tmp_path: Path, number: int, code: int) -> None:
+    """SIGKILL loses the steps since the last checkpoint, SIGTERM and SIGUSR1 none; the result is the same."""
+    command = command_line(write_recipe(tmp_path, **LONGER), tmp_path / "cut")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until_step(tmp_path / "cut", 3, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    if code == 75:
+        assert "the same command resumes" in errors
+        saved = checkpoint.load(tmp_path / "cut", torch.device("cpu"))
+        assert saved is not None
+        assert saved["step"] == read_metrics(tmp_path / "cut" / "metrics.jsonl")[-1]["step"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    same(straight, tmp_path / "cut")
+
+
+def test_a_finished_run_is_never_overwritten(whole: Path) -> None:
+    before = (whole / "result.json").stat().st_mtime_ns
+    assert execute(resumable(), whole)["status"] == "finished"
+    assert (whole / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match=r"different: schedule\.steps.*another --output"):
+        execute(resumable(schedule={"steps": 7}), whole)
+    with pytest.raises(ConfigError, match="different: seed"):
+        execute(resumable(seed=1), whole)
+
+
+def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny()
+    monkeypatch.setattr("students.run._conclude", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
+    with pytest.raises(RuntimeError, match="cut"):
+        execute(recipe, tmp_path)
+    monkeypatch.undo()
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"checkpoint\.pt: is truncated.*Delete it to resume from checkpoint\.previous\.pt"):
+        execute(recipe, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines
+    path.unlink()
+    execute(recipe, tmp_path)
+    execute(recipe, tmp_path / "straight")
+    same(tmp_path / "straight", tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Trainer.one_step
+
+    def breaks(self: Trainer, batches: Any) -> Any:
+        if self.step == 4:
+            with torch.no_grad():
+                next(self.objective.student.head.parameters()).fill_(float("nan"))
+        return original(self, batches)
+
+    monkeypatch.setattr(Trainer, "one_step", breaks)
+    with pytest.raises(NonFiniteLoss, match=r"step 4: the loss is not finite \(terms: ce.*earlier step broke the weights.*lower"):
+        execute(tiny(), tmp_path)
+    report = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert report["terms"]["ce"] == "nan"
+    assert len(torch.load(tmp_path / "diagnosis_batch.pt", weights_only=True)["ids"]) == 4
+    monkeypatch.setattr(Trainer, "one_step", original)
+    execute(tiny(), tmp_path)  # the checkpoint of step 4 was written before, and is whole
+    execute(tiny(), tmp_path / "straight")
+    same(tmp_path / "straight", tmp_path)
+
+
+def test_a_huge_learning_rate_is_diagnosed(tmp_path: Path) -> None:
+    recipe = tiny(schedule={"steps": 20, "optimizer": {"kind": "sgd", "lr": 1e20}})
+    with pytest.raises(NonFiniteLoss, match="learning rate"):
+        execute(recipe, tmp_path)
+
+
+def test_a_batch_without_labels_is_told_once_and_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny("jml_kd", data={"name": "helpers_data:Unlabelled"}, evaluation={"every": 0})
+    execute(recipe, tmp_path)
+    told = capsys.readouterr().err
+    assert told.count("every pixel of the batch is ignored") == 1
+    assert "wrong labels or crops too small" in told
+    assert all(record["train"]["loss"] == 0 for record in metrics(tmp_path) if "train" in record)
+
+
+def test_a_part_that_nothing_trains_is_refused(tmp_path: Path) -> None:
+    recipe = tiny(student={"aux": 8}, loss={"ce_aux": {"field": "logits"}})
+    with pytest.raises(ConfigError, match=r"student\.aux_head.*no term.*student\.aux=0"):
+        execute(recipe, tmp_path)
+
+
+def test_a_teacher_below_its_floor_stops_the_run(tmp_path: Path) -> None:
+    recipe = tiny("kd", teacher={"name": "fresh", "network": STUDENT, "floor": 99})
+    with pytest.raises(ConfigError, match=r"teacher\.floor: a fresh network reaches .* below the floor of 99"):
+        execute(recipe, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_run_teaches_another(whole: Path, tmp_path: Path) -> None:
+    recipe = tiny("kd", teacher={"name": "run", "path": str(whole)}, evaluation={"every": 0})
+    result = execute(recipe, tmp_path)
+    taught = json.loads((whole / "result.json").read_text())["last"]["val"]
+    assert result["teacher"]["mIoU"] == taught["mIoU"]
+
+
+def test_students_of_all_methods_start_alike(tmp_path: Path) -> None:
+    starts = []
+    for kind in ("ce", "kd", "jml_kd"):
+        recipe = tiny(kind, schedule={"steps": 1, "optimizer": {"kind": "sgd", "lr": 1e-30}}, evaluation={"every": 0})
+        execute(recipe, tmp_path / kind)
+        starts.append(load_network(tmp_path / kind)[0].state_dict()["head.classifier.weight"])
+    assert torch.equal(starts[0], starts[1])
+    assert torch.equal(starts[0], starts[2])
+
+
+def test_seeds_differ(tmp_path: Path) -> None:
+    one = execute(tiny(evaluation={"every": 0}), tmp_path / "0")
+    other = execute(tiny(evaluation={"every": 0}, seed=1), tmp_path / "1")
+    assert metrics(tmp_path / "0")[0] != metrics(tmp_path / "1")[0]
+    assert one["fingerprint"] == other["fingerprint"]
