@@ -23,7 +23,9 @@ def read(path: Path, trail: tuple[Path, ...] = ()) -> tuple[Tree, Origins]:
     path = path.resolve()
     if path in trail:
         raise ConfigError(f"{path.name}: extends itself through {' -> '.join(p.name for p in trail)}")
-    tree, merged, origins = _mapping(path), {}, {}
+    merged: Tree = {}
+    origins: Origins = {}
+    tree = _mapping(path)
     for parent in tree.pop("extends", None) or []:
         inherited, sources = read(_find(parent, path), (*trail, path))
         merge(merged, inherited, origins, sources)
@@ -35,7 +37,9 @@ def _mapping(path: Path) -> Tree:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe, e.g. one under recipes/") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a recipe, e.g. one under recipes/"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is no YAML ({error})") from None
     if not isinstance(tree, dict):

@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from kd.config import Config, ConfigError, Named, validate
 from kd.data.augment import Augmentation
-from kd.losses.label_smoothing import LabelSmoothing
 from kd.lookup import lookup
+from kd.losses.label_smoothing import LabelSmoothing
 from kd.merging import Origins, Tree, annotated, merge, override, read
 from kd.schedules import OptimizerConfig
 
@@ -111,14 +111,29 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _makes_sense(self) -> Recipe:
         if self.loss is None and self.method is None:
-            raise ValueError("loss and method are both null; there is nothing to train on. Add recipes/_parts/loss/ce to extends")
+            raise ValueError(
+                "loss and method are both null; there is nothing to train on. Add recipes/_parts/loss/ce to extends"
+            )
         if (self.method is None) != (self.teacher is None):
             given, lacking = ("method", "teacher") if self.method else ("teacher", "method")
-            raise ValueError(f"there is a {given} but no {lacking}; a method needs a teacher, and a teacher only serves a method")
+            raise ValueError(
+                f"there is a {given} but no {lacking}; a method needs a teacher, and a teacher only serves a method"
+            )
         return self
 
 
-IDENTITY = ("data", "augmentation", "student", "teacher", "labels", "loss", "method", "weights", "schedule", "evaluation")
+IDENTITY = (
+    "data",
+    "augmentation",
+    "student",
+    "teacher",
+    "labels",
+    "loss",
+    "method",
+    "weights",
+    "schedule",
+    "evaluation",
+)
 
 
 def load(path: str | Path, overrides: Iterable[str] = (), smoke: bool = False) -> tuple[Recipe, Origins]:

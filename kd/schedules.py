@@ -21,7 +21,7 @@ class LearningRateConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """One optimizer. ``head_multiplier`` scales the rate of everything but the backbone; ``decay_norms`` also decays 1-D parameters."""
+    """One optimizer. ``head_multiplier`` scales the rate outside the backbone; ``decay_norms`` also decays 1-D parameters."""
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.02, gt=0)

@@ -1,8 +1,11 @@
-"""The nouns that all folders share. Shapes: ``B`` images, ``K`` classes, ``D`` channels, ``h w`` a network's grid, ``H W`` pixels."""
+"""The nouns that all folders share.
+
+Shapes: ``B`` images, ``K`` classes, ``D`` channels, ``h w`` a network's own grid, ``H W`` pixels.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -39,16 +42,10 @@ class Outputs:
 
     def detach(self) -> Outputs:
         """The same values without a graph."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: _detach(value) for name, value in tensors.items()})
-
-
-def _detach(value: object) -> object:
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, tuple):
-        return tuple(_detach(item) for item in value)
-    return value
+        aux = None if self.aux_logits is None else self.aux_logits.detach()
+        embedding = None if self.embedding is None else self.embedding.detach()
+        pyramid = tuple(level.detach() for level in self.pyramid)
+        return Outputs(self.logits.detach(), aux, embedding, pyramid, self.align_corners)
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -89,7 +86,7 @@ class Sizes:
 
 
 class Geometry(NamedTuple):
-    """How one image became one crop: resize to (height, width), cut at (top, left), then flip. Offsets may be negative: padding."""
+    """How an image became a crop: resized to (height, width), cut at (top, left), flipped. Negative offsets are padding."""
 
     height: int
     width: int

@@ -15,7 +15,7 @@ from kd.types import IGNORE, Batch, Outputs
 from students.checkpoint import write_json
 
 
-class NonFiniteLoss(InputError):
+class NonFiniteLossError(InputError):
     """A loss became NaN or infinite. The last checkpoint is untouched."""
 
 
@@ -27,7 +27,7 @@ def diagnose(
     student: torch.nn.Module,
     teacher: Outputs | None,
     rates: Mapping[str, float],
-) -> NonFiniteLoss:
+) -> NonFiniteLossError:
     """Write ``diagnosis.json`` and ``diagnosis_batch.pt`` into the run directory; returns the error to raise."""
     with torch.no_grad():
         outputs = student(batch.image)
@@ -44,11 +44,14 @@ def diagnose(
     }
     report["likely_cause"] = _cause(report)
     write_json(folder / "diagnosis.json", report)
-    torch.save({"image": batch.image.cpu(), "target": batch.target.cpu(), "ids": list(batch.ids)}, folder / "diagnosis_batch.pt")
+    torch.save(
+        {"image": batch.image.cpu(), "target": batch.target.cpu(), "ids": list(batch.ids)},
+        folder / "diagnosis_batch.pt",
+    )
     bad = ", ".join(name for name, value in report["terms"].items() if isinstance(value, str))
-    return NonFiniteLoss(
+    return NonFiniteLossError(
         f"step {step}: the loss is not finite (terms: {bad or 'all finite, their weighted sum is not'}); a step must not be "
-        f"taken on it. Likely cause: {report['likely_cause']}. Evidence: {folder / 'diagnosis.json'}; the last checkpoint is kept"
+        f"taken on it. Likely cause: {report['likely_cause']}. Evidence: {folder / 'diagnosis.json'}; checkpoints are kept"
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.lookup import lookup
 from kd.losses.label_smoothing import LabelSmoothing, soften
 from kd.losses.mixture import Mixture, check_weights
-from kd.lookup import lookup
 from kd.methods.method import Method
 from kd.networks.network import Network
 from kd.recipe import Recipe

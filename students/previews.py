@@ -1,3 +1,5 @@
 from PIL import Image
+
+
 def sheet(rows, classes, colours):
     return Image.new("RGB", (4, 4))

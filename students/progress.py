@@ -27,9 +27,7 @@ class Progress:
         seconds: ...and never sooner than this after the line before it. The first and the last update print always.
     """
 
-    def __init__(
-        self, total: int, start: int = 0, description: str = "", every: int = 10, seconds: float = 10.0
-    ) -> None:
+    def __init__(self, total: int, start: int = 0, description: str = "", every: int = 10, seconds: float = 10.0) -> None:
         self._shown = is_main()
         self._total, self._step, self._description = total, start, description
         self._every, self._seconds = every, seconds

@@ -105,7 +105,7 @@ def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: D
     seed_everything(recipe.seed, "method")
     objective = build_objective(recipe, student, teacher.sizes if teacher is not None else None)
     if recipe.run.channels_last:
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        student.to(memory_format=torch.channels_last)
     synchronise(objective, device)
     trainer = Trainer(recipe, objective, teacher, folder, device)
     if recipe.run.compile:
@@ -145,7 +145,12 @@ def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
 
 
 def _conclude(
-    recipe: Recipe, folder: Path, trainer: Trainer, examiner: Examiner, teacher: Teacher | None, identity: Mapping[str, Any]
+    recipe: Recipe,
+    folder: Path,
+    trainer: Trainer,
+    examiner: Examiner,
+    teacher: Teacher | None,
+    identity: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Final evaluation on both splits, the deployable student, ``counts.npz``, ``result.json``."""
     network = trainer.network
@@ -153,7 +158,7 @@ def _conclude(
     if distributed.is_main():
         save_network(network, folder, "student", facts)
     last, counts = examiner.final(network)
-    best = _best(recipe, folder, trainer, examiner, last)
+    best = _best(folder, trainer, examiner, last)
     result = {
         "status": "finished",
         "name": folder.name,
@@ -182,7 +187,7 @@ def _teacher_scores(folder: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _best(recipe: Recipe, folder: Path, trainer: Trainer, examiner: Examiner, last: Mapping[str, Any]) -> dict[str, Any] | None:
+def _best(folder: Path, trainer: Trainer, examiner: Examiner, last: Mapping[str, Any]) -> dict[str, Any] | None:
     """The checkpoint that was best on the selecting split, with its scores on the reported one."""
     if not trainer.best:
         return None

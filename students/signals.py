@@ -12,9 +12,8 @@ class Interrupted(SystemExit):
     """A signal asked the run to stop; a checkpoint is written, the same command resumes it."""
 
 
-
 class StopSignals:
-    """Within the block SIGTERM, SIGUSR1 and Ctrl-C raise a flag; a second Ctrl-C stops at once. Old handlers return after it."""
+    """Within the block SIGTERM, SIGUSR1 and Ctrl-C raise a flag; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.asked = False

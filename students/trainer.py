@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +29,25 @@ from students.signals import REQUEUE, Interrupted, StopSignals
 from students.stages import precision, stage_at, stage_ends
 from teachers import Teacher
 
+
 class Trainer:
     """Owns the state of a run: objective, optimizers, scaler, averaged weights, step, best so far, seconds spent.
 
     Training a teacher is the same: an objective without method.
     """
 
-    def __init__(self, recipe: Recipe, objective: Objective, teacher: Teacher | None, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, objective: Objective, teacher: Teacher | None, folder: Path, device: torch.device
+    ) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         self.objective, self.teacher = objective.to(device), teacher
         self.optimizers = build_optimizers(objective, recipe.schedule.optimizer)
         self.precision = precision(recipe.schedule.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         ema = recipe.schedule.ema
-        self.average = AveragedModel(objective.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
+        self.average = (
+            AveragedModel(objective.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
+        )
         self.stages = stage_ends(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
         self.step, self.seconds = 0, 0.0
         self.best: dict[str, Any] = {}
@@ -53,14 +58,14 @@ class Trainer:
     @property
     def network(self) -> Network:
         """The student that is evaluated and saved: the averaged one, if averaging is on."""
-        return self.average.module if self.average is not None else self.objective.student
+        return cast(Network, self.average.module) if self.average is not None else self.objective.student
 
     def fit(self, batches: Iterator[Batch], listener: Any) -> None:
         """Train to the last step. ``listener.after(trainer, terms)`` is called after each step.
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
-            NonFiniteLoss: a loss is NaN or infinite; evidence is written, no step is taken.
+            NonFiniteLossError: a loss is NaN or infinite; evidence is written, no step is taken.
         """
         with StopSignals() as signals:
             while self.step < self.recipe.schedule.steps:
@@ -137,14 +142,14 @@ class Trainer:
 
     def _sync(self, last: bool) -> Any:
         waits = isinstance(self.wrapped, DistributedDataParallel) and not last
-        return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator,union-attr]
+        return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
     def _check_reached(self) -> None:
         named = self.objective.named_parameters()
         idle = [name for name, p in named if p.requires_grad and p.grad is None]
         if idle:
             raise ConfigError(
-                f"{idle[0].rsplit('.', 1)[0]}: no term of loss or method reaches its parameters ({len(idle)} in all), they would "
+                f"{idle[0].rsplit('.', 1)[0]}: no term of loss or method reaches its parameters ({len(idle)} in all); they would "
                 "never learn; drop the part (e.g. student.aux=0) or add a term that uses it"
             )
 
@@ -153,8 +158,8 @@ class Trainer:
             self.warned = True
             names = ", ".join(batch.ids[:4])
             say(
-                f"WARNING: step {self.step}: every pixel of the batch is ignored ({names} ...), so it has no hard label to learn "
-                "from and those terms are 0. Once is harmless; often means wrong labels or crops too small (told once)"
+                f"WARNING: step {self.step}: every pixel of the batch is ignored ({names} ...), so there is no hard label "
+                "and those terms are 0. Once is harmless; often means wrong labels or crops too small (told once)"
             )
 
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, outputs: Outputs | None) -> None:

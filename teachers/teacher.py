@@ -1,4 +1,4 @@
-"""What a teacher is: a frozen network in eval mode with its own normalisation, whose classes are put in the data set's order."""
+"""What a teacher is: frozen, in eval mode, with its own normalisation; its classes come in the data set's order."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Teacher(nn.Module, ABC):
         """``floor``: the least mIoU (percent, on ``evaluation.select``) below which a run refuses to distil."""
 
         floor: float = Field(0.0, ge=0, le=100)
+
+    order: Tensor
 
     def __init__(self, config: Any, own: tuple[str, ...], classes: tuple[str, ...], sizes: Sizes, source: str) -> None:
         super().__init__()

@@ -72,9 +72,7 @@ def test_unknown_keys_of_a_method() -> None:
     assert complaint(KD, "method.tempreture=2").startswith(
         "method.tempreture: there is no such key; did you mean 'temperature'?"
     )
-    assert "method.jaccard.alhpa: there is no such key; did you mean 'alpha'?" in complaint(
-        KD, "method.jaccard.alhpa=1"
-    )
+    assert "method.jaccard.alhpa: there is no such key; did you mean 'alpha'?" in complaint(KD, "method.jaccard.alhpa=1")
 
 
 def test_an_unknown_key_without_a_neighbour_lists_the_keys() -> None:
@@ -348,9 +346,7 @@ def test_overrides_come_last_and_take_types_from_the_schema() -> None:
     assert recipe.weights["ce"] == 2.0
     assert recipe.run.wandb.tags == ("a", "b")
     assert recipe.seed == 8
-    assert {key for key, source in origins.items() if source == "command line"} == {
-        text.split("=")[0] for text in texts
-    }
+    assert {key for key, source in origins.items() if source == "command line"} == {text.split("=")[0] for text in texts}
 
 
 def test_origin_of_each_key() -> None:
@@ -397,9 +393,7 @@ def test_fingerprint_is_stable() -> None:
     assert len(fingerprint(build(LEAST))) == 12
 
 
-@pytest.mark.parametrize(
-    "text", ["seed=4", "run.device=cpu", "run.workers=5", "run.log_every=3", "run.wandb.mode=offline"]
-)
+@pytest.mark.parametrize("text", ["seed=4", "run.device=cpu", "run.workers=5", "run.log_every=3", "run.wandb.mode=offline"])
 def test_fingerprint_ignores_seed_and_machine(text: str) -> None:
     assert fingerprint(load(KD, [text])[0]) == fingerprint(load(KD)[0])
 
@@ -462,11 +456,7 @@ def test_seeds_are_the_same_everywhere() -> None:
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 9), st.sampled_from(["draw", "order"]), st.integers(0, 9)), unique=True, max_size=20
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["draw", "order"]), st.integers(0, 9)), unique=True, max_size=20))
 def test_seeds_differ(parts: list[tuple[int, str, int]]) -> None:
     found = [derive(*part) for part in parts]
     assert len(set(found)) == len(found)

@@ -44,7 +44,9 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 def problem() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     """A little network, 4 images, hard and soft targets; images hold different classes and numbers of ignored pixels."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)).double()
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)
+    ).double()
     image = torch.randn(4, 3, 9, 11, dtype=torch.float64)
     hard = torch.randint(0, 4, (4, 9, 11))
     hard[0][hard[0] == 2] = 1
@@ -96,7 +98,7 @@ def test_two_halves_are_one_whole(ranks: list[dict[str, Any]], name: str, kind: 
 
 def test_without_the_sum_over_ranks_it_would_differ() -> None:
     """The check above is not vacuous: the mean of the halves' own losses is another number."""
-    _, image, hard, _ = problem()
+    _, _, hard, _ = problem()
     loss, logits = JaccardMetricLoss(smooth=1.0), torch.randn(4, 4, 9, 11, dtype=torch.float64)
     halves = (loss(logits[:2], hard[:2]) + loss(logits[2:], hard[2:])) / 2
     assert abs(float(halves - loss(logits, hard))) > 1e-3
@@ -120,7 +122,10 @@ def test_a_whole_run_on_two_processes(tmp_path: Path) -> None:
     """Batch norm, all terms of JML-KD, optimizer and evaluation: the same student up to rounding."""
     student = {"dropout": 0.0}
     recipe = tiny(
-        "jml_kd", student=student, schedule={"steps": 3, "optimizer": {"kind": "sgd", "lr": 0.01}}, evaluation={"every": 0}
+        "jml_kd",
+        student=student,
+        schedule={"steps": 3, "optimizer": {"kind": "sgd", "lr": 0.01}},
+        evaluation={"every": 0},
     )
     done = torchrun(saved(recipe, tmp_path), tmp_path / "two")
     assert done.returncode == 0, done.stderr

@@ -110,10 +110,7 @@ def reference(p: Tensor, q: Tensor, keep: Tensor, mode: Any, reduction: dict[str
         groups = [[cost(list(range(len(p))), k)] for k in sorted({k for _, k in pairs})]
     else:
         axis = 0 if reduction["per_image"] else 1
-        groups = [
-            [cost([b], k) for b, k in pairs if (b, k)[axis] == index]
-            for index in sorted({pair[axis] for pair in pairs})
-        ]
+        groups = [[cost([b], k) for b, k in pairs if (b, k)[axis] == index] for index in sorted({pair[axis] for pair in pairs})]
     means = [sum(group) / len(group) for group in groups]
     return sum(means) / max(len(means), 1)
 
@@ -208,9 +205,7 @@ def test_jml_does_not_care_about_order(reduction: Any, is_soft: bool) -> None:
     images, rows, classes = torch.tensor([2, 0, 1]), torch.randperm(H), torch.tensor([3, 1, 0, 2])
     torch.testing.assert_close(jml(logits[images], target[images], **reduction), expected)
     torch.testing.assert_close(jml(logits[..., rows, :], target[..., rows, :], **reduction), expected)
-    renamed = (
-        target[:, classes] if is_soft else torch.where(target == IGNORE, IGNORE, classes.argsort()[target % IGNORE])
-    )
+    renamed = target[:, classes] if is_soft else torch.where(target == IGNORE, IGNORE, classes.argsort()[target % IGNORE])
     torch.testing.assert_close(jml(logits[:, classes], renamed, **reduction), expected)
 
 
@@ -282,9 +277,7 @@ def test_an_empty_class_is_perfect_without_smoothing() -> None:
 
 
 @REDUCTIONS
-@pytest.mark.parametrize(
-    "config", [{}, {"norm": 2, "gamma": 2}, {"log": True, "alpha": 0.3}, {"form": "jml2"}], ids=str
-)
+@pytest.mark.parametrize("config", [{}, {"norm": 2, "gamma": 2}, {"log": True, "alpha": 0.3}, {"form": "jml2"}], ids=str)
 @pytest.mark.parametrize("is_soft", [False, True], ids=["hard", "soft"])
 def test_jml_gradient_is_the_slope(reduction: Any, config: dict[str, Any], is_soft: bool) -> None:
     logits, target = scores()[:2, :, :2, :3].detach().requires_grad_(), (soft() if is_soft else hard())[:2, ..., :2, :3]
@@ -505,8 +498,7 @@ def test_lovasz_is_the_tightest_convex_extension(seed: int, labels: list[int]) -
         errors = [abs((pixel in truth) - p[number, pixel].item()) for pixel in range(len(labels))]
         chains = [
             sum(
-                errors[pixel]
-                * (jaccard_of_mistakes({*order[: n + 1]}, truth) - jaccard_of_mistakes({*order[:n]}, truth))
+                errors[pixel] * (jaccard_of_mistakes({*order[: n + 1]}, truth) - jaccard_of_mistakes({*order[:n]}, truth))
                 for n, pixel in enumerate(order)
             )
             for order in permutations(range(len(labels)))
@@ -672,9 +664,7 @@ def test_jml_kd_without_soft_labels_is_the_hard_objective() -> None:
         "jaccard": JaccardMetricLoss(smooth=1.0),
     }
     expected = weighted_sum(Mixture(losses).terms(student, hard()), {"ce": 0.125, "ce_aux": 0.125, "jaccard": 0.75})
-    only_hard = {
-        name: 0 if name in ("kl", "kl_aux", "jaccard_soft") else 2 * weight for name, weight in RELEASED.items()
-    }
+    only_hard = {name: 0 if name in ("kl", "kl_aux", "jaccard_soft") else 2 * weight for name, weight in RELEASED.items()}
     torch.testing.assert_close(weighted_sum(terms, only_hard), expected)
     only_soft = {name: 2 * weight - only_hard[name] for name, weight in RELEASED.items()}
     halves = 0.5 * weighted_sum(terms, only_hard) + 0.5 * weighted_sum(terms, only_soft)
@@ -689,9 +679,7 @@ def test_jml_kd_teaches_heads_apart() -> None:
     keep = hard() != IGNORE
     assert teacher.aux_logits is not None
     torch.testing.assert_close(terms["kl_aux"], KL()(scores(1), teacher.aux_logits.softmax(1), keep))
-    torch.testing.assert_close(
-        terms["jaccard_soft"], JaccardMetricLoss(smooth=1.0)(scores(0), teacher.logits.softmax(1), keep)
-    )
+    torch.testing.assert_close(terms["jaccard_soft"], JaccardMetricLoss(smooth=1.0)(scores(0), teacher.logits.softmax(1), keep))
 
 
 @pytest.mark.parametrize("method", [jml_kd(), KD(KD.Config(), SIZES, SIZES)], ids=["jml_kd", "kd"])

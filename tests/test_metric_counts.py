@@ -109,9 +109,7 @@ def slow_ece(pairs: list[tuple[float, bool]]) -> float:
     return 100 * total
 
 
-def slow_pairs(
-    maps: np.ndarray, image: tuple[list[int], list[int]], c: int | None, jdt: bool
-) -> list[tuple[float, bool]]:
+def slow_pairs(maps: np.ndarray, image: tuple[list[int], list[int]], c: int | None, jdt: bool) -> list[tuple[float, bool]]:
     pixels = [(p, g, t) for p, (g, t) in enumerate(zip(*image, strict=True)) if t != 255]
     if c is None:
         return [(float(maps[g, p]), g == t) for p, g, t in pixels]

@@ -21,7 +21,7 @@ from kd.config import ConfigError, InputError
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
 from students import checkpoint
-from students.guard import NonFiniteLoss
+from students.guard import NonFiniteLossError
 from students.tracking import read_metrics
 from students.trainer import Trainer
 
@@ -188,7 +188,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_evidence(tmp_path: Path, m
         return original(self, batches)
 
     monkeypatch.setattr(Trainer, "one_step", breaks)
-    with pytest.raises(NonFiniteLoss, match=r"step 4: the loss is not finite \(terms: ce.*earlier step broke the weights.*lower"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 4: the loss is not finite \(terms: ce.*earlier step broke the weights.*lower"
+    ):
         execute(tiny(), tmp_path)
     report = json.loads((tmp_path / "diagnosis.json").read_text())
     assert report["terms"]["ce"] == "nan"
@@ -201,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_evidence(tmp_path: Path, m
 
 def test_a_huge_learning_rate_is_diagnosed(tmp_path: Path) -> None:
     recipe = tiny(schedule={"steps": 20, "optimizer": {"kind": "sgd", "lr": 1e20}})
-    with pytest.raises(NonFiniteLoss, match="learning rate"):
+    with pytest.raises(NonFiniteLossError, match="learning rate"):
         execute(recipe, tmp_path)
 
 

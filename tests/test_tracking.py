@@ -38,9 +38,7 @@ def tracker(directory: Path, resume_step: int | None = None) -> Tracker:
 
 def run(script: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script in a process of its own that knows no W&B account."""
-    clean = {
-        key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and "proxy" not in key.lower()
-    }
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and "proxy" not in key.lower()}
     home = directory.parent / "home"
     home.mkdir(exist_ok=True)
     clean |= {"HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}

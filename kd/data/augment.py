@@ -78,7 +78,10 @@ def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentati
     image = tf.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
     labels = tf.resize(labels.unsqueeze(0), size, InterpolationMode.NEAREST_EXACT)
     top, left = max(geometry.top, 0), max(geometry.left, 0)
-    image, labels = image[:, top : top + crop[0], left : left + crop[1]], labels[:, top : top + crop[0], left : left + crop[1]]
+    image, labels = (
+        image[:, top : top + crop[0], left : left + crop[1]],
+        labels[:, top : top + crop[0], left : left + crop[1]],
+    )
     before = (max(-geometry.left, 0), max(-geometry.top, 0))
     after = (crop[1] - image.shape[2] - before[0], crop[0] - image.shape[1] - before[1])
     if any(before) or any(after):
@@ -96,9 +99,7 @@ def recolour(image: Tensor, strength: float, generator: torch.Generator) -> Tens
     return image
 
 
-def augment(
-    config: Augmentation, image: Tensor, labels: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Geometry]:
+def augment(config: Augmentation, image: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Geometry]:
     """Image uint8 ``3 H W`` and labels uint8 ``H W`` to one crop of each, and how it was made."""
     geometry = draw(config, (int(image.shape[1]), int(image.shape[2])), generator)
     image, labels = replay(geometry, image, labels, config)

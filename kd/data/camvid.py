@@ -28,7 +28,7 @@ class CamVid(Dataset):
     """
 
     class Config(Dataset.Config):
-        """``root`` holds the layout above (default ``$KD_DATA/camvid``); ``resize`` (H, W) shrinks images and labels on reading."""
+        """``root`` holds the layout above (default ``$KD_DATA/camvid``); ``resize`` (H, W) shrinks what is read."""
 
         root: str | None = None
         resize: tuple[int, int] | None = None
@@ -98,5 +98,7 @@ def _images(folder: Path, stems: list[str]) -> list[Path]:
     found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
     missing = [stem for stem in stems if stem not in found]
     if missing:
-        raise ConfigError(f"{folder}: {len(missing)} listed images are missing, first {missing[0]} (.png or .jpg); is the copy complete?")
+        raise ConfigError(
+            f"{folder}: {len(missing)} listed images are missing, first {missing[0]} (.png or .jpg); is the copy complete?"
+        )
     return [found[stem] for stem in stems]

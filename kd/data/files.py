@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as tf
 from kd.config import ConfigError, InputError
 
 
-class BrokenFile(InputError):
+class BrokenFileError(InputError):
     """An image or label file cannot be decoded."""
 
 
@@ -39,7 +39,7 @@ def read_image(path: Path) -> Tensor:
     """RGB uint8 ``3 H W``.
 
     Raises:
-        BrokenFile: the file is missing or no readable image.
+        BrokenFileError: the file is missing or no readable image.
     """
     return torch.from_numpy(_decode(path, "RGB").copy()).permute(2, 0, 1).contiguous()
 
@@ -48,7 +48,7 @@ def read_labels(path: Path) -> Tensor:
     """Label numbers uint8 ``H W`` of a single-channel or palette image.
 
     Raises:
-        BrokenFile: the file is missing, unreadable, or has several channels.
+        BrokenFileError: the file is missing, unreadable, or has several channels.
     """
     return torch.from_numpy(_decode(path, None).copy())
 
@@ -57,12 +57,14 @@ def _decode(path: Path, mode: str | None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if mode is None and image.mode not in ("L", "P"):
-                raise BrokenFile(f"{path}: is a {image.mode} image; a label map has one channel of 8 bits (PNG mode L or P)")
+                raise BrokenFileError(
+                    f"{path}: is a {image.mode} image; a label map has one channel of 8 bits (PNG mode L or P)"
+                )
             return np.asarray(image if mode is None else image.convert(mode))
     except FileNotFoundError:
-        raise BrokenFile(f"{path}: does not exist; is the data set complete?") from None
+        raise BrokenFileError(f"{path}: does not exist; is the data set complete?") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BrokenFile(f"{path}: cannot be decoded ({error}); fetch or convert this file again") from None
+        raise BrokenFileError(f"{path}: cannot be decoded ({error}); fetch or convert this file again") from None
 
 
 def resized(image: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Draw(NamedTuple):
     """One sample of the stream: which image, in which pass over the data."""
 
     epoch: int
-    index: int
+    number: int
 
 
 class Order:
@@ -77,10 +77,10 @@ class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
         self.data, self.config, self.seed = data, config, seed
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, str, Geometry]:
-        image, labels = self.data.read(draw.index)
-        source = generator(self.seed, "augment", draw.epoch, draw.index)
+        image, labels = self.data.read(draw.number)
+        source = generator(self.seed, "augment", draw.epoch, draw.number)
         crop, target, geometry = augment(self.config, image, labels, source)
-        return crop, target, self.data.identity(draw.index), geometry
+        return crop, target, self.data.identity(draw.number), geometry
 
 
 class Whole(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
@@ -91,7 +91,7 @@ class Whole(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str, Geometry]:
         image, labels = self.data.read(index)
-        return image, labels, self.data.identity(index), Geometry(*labels.shape, 0, 0, False)
+        return image, labels, self.data.identity(index), Geometry(int(labels.shape[0]), int(labels.shape[1]), 0, 0, False)
 
 
 def collate(samples: Sequence[tuple[Tensor, Tensor, str, Geometry]]) -> Batch:
@@ -116,7 +116,7 @@ def training_batches(
     world: int = 1,
     workers: int = 0,
     pin: bool = False,
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """Batches of steps ``first`` to ``last - 1``, ``accumulate`` a step.
 
     Raises:
@@ -135,7 +135,7 @@ def training_batches(
 
 def whole_batches(
     data: Dataset, *, batch: int = 1, limit: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """Every image once over all processes, un-augmented, in order. ``limit`` spreads that many evenly over the data set."""
     length = len(data)
     chosen = range(length) if not 0 < limit < length else [index * length // limit for index in range(limit)]

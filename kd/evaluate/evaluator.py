@@ -25,9 +25,7 @@ class Evaluation:
     counts: Counts
     calibration: Calibration | None = None
 
-    def scores(
-        self, class_names: Sequence[str], worst: Sequence[float] = (1, 5), binary: bool = False
-    ) -> dict[str, Any]:
+    def scores(self, class_names: Sequence[str], worst: Sequence[float] = (1, 5), binary: bool = False) -> dict[str, Any]:
         """Plain values by name, see ``kd.metrics.scores.summarise``."""
         return summarise(self.counts, self.calibration, class_names, worst, binary)
 
@@ -77,15 +75,11 @@ def evaluate(
 
 def _logits(network: Network, batch: Batch, classes: int, predictor: Predictor) -> Tensor:
     if len(batch.ids) != len(batch):
-        raise ValueError(
-            f"a batch of {len(batch)} images has {len(batch.ids)} ids; name each image, so that it counts once"
-        )
+        raise ValueError(f"a batch of {len(batch)} images has {len(batch.ids)} ids; name each image, so that it counts once")
     logits = predictor(network, batch.image)
     expected = (len(batch), classes, *batch.target.shape[-2:])
     if logits.shape != expected:
-        problem = (
-            f"logits are {tuple(logits.shape)}, expected {expected} (images, classes, height, width of the labels)"
-        )
+        problem = f"logits are {tuple(logits.shape)}, expected {expected} (images, classes, height, width of the labels)"
         raise ValueError(f"{problem}; give the network and the data set the same classes, and labels the images' size")
     return logits
 
@@ -96,6 +90,4 @@ def _check_repetitions(counts: Counts) -> None:
     differs = (counts.truth != counts.truth[first][row]).any(1)
     if differs.any():
         name = counts.ids[int(differs.argmax())]
-        raise ValueError(
-            f"id '{name}' names images with different labels; an id must be unique: correct the data set's names"
-        )
+        raise ValueError(f"id '{name}' names images with different labels; an id must be unique: correct the data set's names")

@@ -43,7 +43,5 @@ def labels(logits: Tensor) -> Tensor:
         found.masked_fill_(score > best, number)
         torch.maximum(best, score, out=best)
     if not best.isfinite().all():
-        raise FloatingPointError(
-            "the network's logits hold NaN or infinity; a score needs finite ones: check the weights"
-        )
+        raise FloatingPointError("the network's logits hold NaN or infinity; a score needs finite ones: check the weights")
     return found

@@ -59,6 +59,8 @@ class CrossEntropy(Loss):
         gamma: float = Field(0.0, ge=0)
         class_weights: tuple[float, ...] | None = None
 
+    class_weights: Tensor | None
+
     def __init__(self, **knobs: Any) -> None:
         super().__init__(**knobs)
         self.register_buffer("class_weights", class_weight_buffer(self.config.class_weights), persistent=False)

@@ -35,9 +35,7 @@ def soft_kl(
         return temperature**2 * global_mean(divergence.where(mask, 0), mask.to(log_p.dtype))
 
 
-def logit_kl(
-    student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, temperature: float = 1.0
-) -> Tensor:
+def logit_kl(student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
     """``T^2 * mean over kept pixels of KL(softmax(z_teacher / T) || softmax(z_student / T))``; logits ``B K h w``.
 
     The CIRKD repository's definition. The others follow by a factor: IFVD and the official CWD code ``1 / (K T^2)``, mmrazor
@@ -61,6 +59,4 @@ class KL(Loss):
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Scalar; see :class:`Loss` for shapes."""
-        return soft_kl(
-            logits, target, keep, temperature=self.config.temperature, ignore_index=self.config.ignore_index
-        )
+        return soft_kl(logits, target, keep, temperature=self.config.temperature, ignore_index=self.config.ignore_index)

@@ -45,15 +45,15 @@ class Mixture(nn.Module):
     def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.losses = nn.ModuleDict(losses)
+        self.fields: dict[str, str] = {name: loss.config.field for name, loss in losses.items()}
         self.weights = dict(weights) if weights is not None else dict.fromkeys(losses, 1.0)
         check_weights(losses, self.weights)
 
     def terms(self, outputs: Outputs, target: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
         """Each loss, un-weighted, on the field of the outputs that it names, at the target's resolution."""
         size = (int(target.shape[-2]), int(target.shape[-1]))
-        fields = {loss.config.field for loss in self.losses.values()}
-        maps = {field: outputs.at(size, field) for field in sorted(fields)}
-        return {name: loss(maps[loss.config.field], target, keep) for name, loss in self.losses.items()}
+        maps = {field: outputs.at(size, field) for field in sorted(set(self.fields.values()))}
+        return {name: loss(maps[self.fields[name]], target, keep) for name, loss in self.losses.items()}
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Weighted sum; every loss sees the same logits ``B K *``."""

@@ -108,6 +108,8 @@ class JaccardMetricLoss(Loss):
                 raise ValueError("per_batch, per_image and per_class are all 0; at least one must weigh something")
             return self
 
+    class_weights: Tensor | None
+
     def __init__(self, **knobs: Any) -> None:
         super().__init__(**knobs)
         self.register_buffer("class_weights", class_weight_buffer(self.config.class_weights), persistent=False)

@@ -40,7 +40,7 @@ class Method(nn.Module):
         self.student = student
         self.teacher = teacher
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """Scalars by name; target int64 ``B H W``, 255 = ignore. Gradient never reaches the teacher's tensors."""
         raise TypeError(f"{type(self).__name__} has no forward; a method returns its terms there")
 

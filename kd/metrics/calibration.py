@@ -104,10 +104,7 @@ def bin_sums(probabilities: Tensor) -> Tensor:
 
 def _by_histogram(probabilities: Tensor) -> Tensor:
     rows = probabilities.shape[0]
-    index = (
-        bins(probabilities)
-        + torch.arange(0, rows * BINS, BINS, dtype=torch.int32, device=probabilities.device)[:, None]
-    )
+    index = bins(probabilities) + torch.arange(0, rows * BINS, BINS, dtype=torch.int32, device=probabilities.device)[:, None]
     weights = probabilities.double().flatten()
     return torch.bincount(index.flatten(), weights, minlength=rows * BINS).view(rows, BINS)
 

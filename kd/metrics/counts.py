@@ -120,9 +120,7 @@ def confusion(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
         ValueError: a label is neither a class nor 255, or a prediction is no class.
     """
     if prediction.shape != target.shape:
-        raise ValueError(
-            f"prediction is {tuple(prediction.shape)}, target {tuple(target.shape)}; predict at label size"
-        )
+        raise ValueError(f"prediction is {tuple(prediction.shape)}, target {tuple(target.shape)}; predict at label size")
     _check_range(prediction, classes - 1, f"prediction holds {{}}; classes are 0 to {classes - 1}")
     remedy = "map the labels, or set the number of classes"
     rule = f"target holds {{}}; labels are 0 to {classes - 1}, or {IGNORE} for ignored pixels: {remedy}"

@@ -140,9 +140,7 @@ def summarise(
         ValueError: the names do not fit the classes, or ``binary`` without two classes.
     """
     if len(set(class_names)) != counts.classes:
-        raise ValueError(
-            f"{len(set(class_names))} different class names for {counts.classes} classes; name each class once"
-        )
+        raise ValueError(f"{len(set(class_names))} different class names for {counts.classes} classes; name each class once")
     found: dict[str, float] = {"mIoU": dataset_mean(counts, binary=binary)}
     for letter, mean in (("I", image_mean), ("C", class_mean)):
         found[f"mIoU_{letter}"] = mean(counts, binary=binary)

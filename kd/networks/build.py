@@ -51,5 +51,7 @@ def load_network(folder: str | Path, name: str = "student") -> tuple[Network, di
     try:
         network.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{weights}: does not hold the weights of {card_file.name} ({error}); copy both files of one run again") from None
+        raise InputError(
+            f"{weights}: does not hold the weights of {card_file.name} ({error}); copy both files of one run again"
+        ) from None
     return network.eval(), card

@@ -57,7 +57,7 @@ class DeepLabV3(Network):
     """
 
     class Config(Network.Config):
-        """``width`` of ASPP and embedding; ``rates`` for output stride 8, halved at 16; ``aspp_dropout`` after the projection."""
+        """``width`` of ASPP and embedding; ``rates`` for output stride 8, halved at 16; ``aspp_dropout`` is ASPP's own."""
 
         width: int = Field(128, ge=1)
         rates: tuple[int, ...] = (12, 24, 36)

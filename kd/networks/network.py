@@ -47,6 +47,9 @@ class Network(nn.Module, ABC):
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
         std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: Any, classes: int) -> None:
         super().__init__()
         self.config, self.classes = config, classes

@@ -25,7 +25,8 @@ def _normalise(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
         momentum = norm.momentum if norm.momentum is not None else 0.1
         norm.running_mean.lerp_(mean.detach(), momentum)
         norm.running_var.lerp_((variance.detach() * total / (total - 1)).to(norm.running_var.dtype), momentum)
-        norm.num_batches_tracked += 1  # type: ignore[operator]
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
     scaled = centred * (variance + norm.eps).rsqrt().view(shape)
     return scaled * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else scaled
 

@@ -56,7 +56,10 @@ def _objective_weights(hp: HP) -> dict[str, float]:
 
 
 def _split(terms: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Any]:
-    groups = {"loss_jdt": [n for n in terms if n.startswith("jaccard")], "loss_ce": [n for n in terms if "jaccard" not in n]}
+    groups = {
+        "loss_jdt": [n for n in terms if n.startswith("jaccard")],
+        "loss_ce": [n for n in terms if "jaccard" not in n],
+    }
     parts = {
         group: weighted_sum({n: terms[n] for n in names}, {n: weights[n] for n in names}) for group, names in groups.items()
     }
@@ -71,7 +74,11 @@ def task_objective(inputs: Inputs, hp: HP, smoothed: bool = False) -> dict[str, 
         config = LabelSmoothing(epsilon=hp["bls_epsilon"], window=hp["bls_k"])
         target, keep = soften(target, inputs["logits"].shape[1], config)
         kind = KL
-    losses = {"ce": kind(), "ce_aux": kind(field="aux_logits"), "jaccard": JaccardMetricLoss(**_jml_knobs(hp | {"ignore_index": IGNORE}))}
+    losses = {
+        "ce": kind(),
+        "ce_aux": kind(field="aux_logits"),
+        "jaccard": JaccardMetricLoss(**_jml_knobs(hp | {"ignore_index": IGNORE})),
+    }
     outputs = Outputs(inputs["logits"], inputs["aux_logits"])
     return _split(Mixture(losses).terms(outputs, target, keep), _objective_weights(hp))
 
