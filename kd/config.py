@@ -69,13 +69,24 @@ def validate(model: type[C], values: Mapping[str, Any], where: str = "") -> C:
 
 
 def explain(error: ValidationError, where: str = "") -> str:
-    """Pydantic's report in the user's words: one line per problem."""
-    lines = []
+    """Pydantic's report in the user's words: one line per key."""
+    lines: dict[str, list[str]] = {}
     for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"])
-        dotted = ".".join(part for part in (where, path) if part)
-        lines.append(f"{dotted or 'recipe'}: {_sentence(problem)}")
-    return "\n".join(lines)
+        parts = (where, *(str(part) for part in problem["loc"] if not _names_a_branch(part)))
+        lines.setdefault(".".join(part for part in parts if part) or "recipe", []).append(_sentence(problem))
+    return "\n".join(f"{path}: {_either(sentences)}" for path, sentences in lines.items())
+
+
+def _names_a_branch(part: int | str) -> bool:
+    """Whether pydantic means an alternative of a union here, not a key."""
+    return isinstance(part, str) and ("[" in part or part in ("bool", "int", "float", "str"))
+
+
+def _either(sentences: list[str]) -> str:
+    """Alternatives share their beginning, the value; it is told once."""
+    head = sentences[0].partition("; ")[0]
+    rules = [sentence.removeprefix(f"{head}; ") for sentence in sentences]
+    return f"{head}; {', or '.join(rules)}" if len(rules) > 1 else sentences[0]
 
 
 def _sentence(problem: Any) -> str:

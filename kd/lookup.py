@@ -60,8 +60,10 @@ def _own(name: str, base: str) -> type[Any]:
     module, _, cls = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"'{name}' cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"'{name}' cannot be imported ({error}); write package.module:Class, with its folder on PYTHONPATH"
+        ) from error
     if not isinstance(found, type) or base not in {parent.__name__ for parent in found.__mro__}:
         raise ConfigError(f"'{name}' is not a {base}; derive the class from it")
     return found

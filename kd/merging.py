@@ -40,12 +40,13 @@ def _mapping(path: Path) -> Tree:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give the path of a recipe, e.g. one under recipes/"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is no YAML ({error})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}; a recipe is a mapping of keys to values")
-    if not isinstance(tree.get("extends") or [], list):
-        raise ConfigError(f"{path}: extends is {tree['extends']!r}; it must be a list, e.g. [_parts/data/camvid]")
+    parents = tree.get("extends") or []
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: extends is {tree['extends']!r}; it must be a list of names, e.g. [_parts/data/camvid]")
     return tree
 
 
@@ -69,7 +70,7 @@ def override(text: str) -> Tree:
         raise ConfigError(f"'{text}' is no override; write key=value, e.g. schedule.steps=1000")
     try:
         tree: Any = yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"'{text}': the value is no YAML; quote it, e.g. {key}='\"text\"'") from None
     for part in reversed(key.split(".")):
         tree = {part: tree}
@@ -85,14 +86,17 @@ def merge(base: Tree, new: Mapping[str, Any], origins: Origins, source: str | Or
             for stale in [name for name in origins if name == path or name.startswith(f"{path}.")]:
                 del origins[stale]
         if isinstance(value, Mapping):
-            merge(base.setdefault(key, {}), value, origins, source, f"{path}.")
+            branch = base.get(key, {})
+            merge(branch, value, origins, source, f"{path}.")
+            if branch or not value or key in base:  # only deleting, in what is not there, creates nothing
+                base[key] = branch
         elif value is not None:
             base[key] = value
             origins[path] = source if isinstance(source, str) else source[path]
 
 
 def _continues(old: Any, new: Mapping[str, Any]) -> bool:
-    return isinstance(old, dict) and ("name" not in new or old.get("name") == new["name"])
+    return isinstance(old, dict) and old.get("name", new.get("name")) == new.get("name", old.get("name"))
 
 
 def annotated(tree: Tree, origins: Origins, prefix: str = "", depth: int = 0) -> Iterable[str]:

@@ -81,6 +81,7 @@ class Machine(Config):
     """What does not change the numbers: processes, logging, files. No part of the fingerprint."""
 
     device: str = "auto"
+    deterministic: bool = False
     workers: int = Field(2, ge=0)
     threads: int = Field(0, ge=0)
     log_every: int = Field(20, ge=1)
@@ -95,7 +96,6 @@ class Recipe(Config):
     """One run, completely. ``loss`` names the terms of the task loss; ``weights`` weighs every term of loss and method."""
 
     seed: int = Field(0, ge=0)
-    deterministic: bool = False
     data: _named("kd.data", "Dataset")  # type: ignore[valid-type]
     augmentation: Augmentation = Augmentation()
     student: _named("kd.networks", "Network")  # type: ignore[valid-type]
@@ -110,10 +110,12 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Recipe:
-        if self.loss is None and self.method is None:
+        if not self.loss and self.method is None:
             raise ValueError(
                 "loss and method are both null; there is nothing to train on. Add recipes/_parts/loss/ce to extends"
             )
+        if self.labels is not None and not self.loss:
+            raise ValueError("labels softens the targets of loss, but loss is null; set labels=null or give a loss")
         if (self.method is None) != (self.teacher is None):
             given, lacking = ("method", "teacher") if self.method else ("teacher", "method")
             raise ValueError(
@@ -145,27 +147,31 @@ def load(path: str | Path, overrides: Iterable[str] = (), smoke: bool = False) -
         ConfigError: a file is missing or no YAML mapping, an override is malformed, a key unknown, or a value wrong.
     """
     tree, origins = read(Path(path))
+    changes = [override(text) for text in overrides]
+    for change in changes:
+        merge(tree, change, origins, "command line")
+    recipe = build(tree)
     if smoke:
-        merge(tree, shrunk(tree), origins, "smoke")
-    for text in overrides:
-        merge(tree, override(text), origins, "command line")
-    return build(tree), origins
+        merge(tree, shrunk(recipe), origins, "smoke")
+        for change in changes:
+            merge(tree, change, origins, "command line")
+        recipe = build(tree)
+    return recipe, origins
 
 
-def shrunk(tree: Tree) -> Tree:
+def shrunk(recipe: Recipe) -> Tree:
     """What turns a recipe into a run of seconds on the CPU, without files: tiny procedural images, four steps, an untrained
     teacher of the student's own kind. Losses, method, weights and optimizer stay."""
-    parts = tree.get("schedule", {}).get("accumulate", 1)
     overlay: Tree = {
         "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 4, "test": 4},
         "augmentation": {"crop": [64, 64]},
         "student": {"pretrained": False},
-        "schedule": {"steps": 4, "batch": 2 * parts},
+        "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate},
         "evaluation": {"every": 2, "predictor": {"name": "whole"}},
         "run": {"workers": 0, "log_every": 1, "checkpoint_every": 2, "previews": 2},
     }
-    if tree.get("teacher"):
-        overlay["teacher"] = {"name": "fresh", "network": {**tree.get("student", {}), "pretrained": False}}
+    if recipe.teacher is not None:
+        overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}}
     return overlay
 
 

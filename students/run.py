@@ -74,9 +74,9 @@ def train(
     """
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    if recipe.deterministic:
+    if recipe.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+    torch.use_deterministic_algorithms(recipe.run.deterministic, warn_only=True)
     examiner = Examiner(recipe, train_data.classes, device)
     trainer = build_trainer(recipe, folder, teacher, train_data, device)
     batches = _batches(recipe, train_data, 0, device)  # checks the batch size before anything is written

@@ -149,8 +149,8 @@ class Trainer:
         idle = [name for name, p in named if p.requires_grad and p.grad is None]
         if idle:
             raise ConfigError(
-                f"{idle[0].rsplit('.', 1)[0]}: no term of loss or method reaches its parameters ({len(idle)} in all); they would "
-                "never learn; drop the part (e.g. student.aux=0) or add a term that uses it"
+                f"{idle[0].rsplit('.', 1)[0]}: no term of loss or method reaches its parameters ({len(idle)} in all); they "
+                "would never learn. Drop the part (e.g. student.aux=0) or add a term that uses it"
             )
 
     def _warn_unlabelled(self, batch: Batch) -> None:

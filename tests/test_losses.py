@@ -198,6 +198,13 @@ def test_several_images_have_three_jaccards() -> None:
 
 
 @REDUCTIONS
+def test_an_image_without_labels_is_no_image(reduction: Any) -> None:
+    labels, others = hard(), torch.tensor([0, 2])
+    labels[1] = IGNORE
+    torch.testing.assert_close(jml(scores(), labels, **reduction), jml(scores()[others], labels[others], **reduction))
+
+
+@REDUCTIONS
 @pytest.mark.parametrize("is_soft", [False, True], ids=["hard", "soft"])
 def test_jml_does_not_care_about_order(reduction: Any, is_soft: bool) -> None:
     logits, target = scores(), soft() if is_soft else hard()
@@ -450,6 +457,8 @@ def test_focal_formula(gamma: float) -> None:
     chosen = (p * one_hot(hard())).sum(1)[keep]
     expected = ((1 - chosen) ** gamma * -chosen.log()).mean()
     torch.testing.assert_close(CrossEntropy(gamma=gamma)(scores(), hard()), expected)
+    logits = scores()[:1, :, :2, :2].detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: CrossEntropy(gamma=gamma)(z, hard(ignored=False)[:1, :2, :2]), logits)
     in_full = (-soft() * (1 - p) ** gamma * p.log()).sum(1).mean()
     torch.testing.assert_close(CrossEntropy(gamma=gamma)(scores(), soft()), in_full)
 
@@ -647,7 +656,7 @@ def test_jml_kd_does_not_see_ignored_pixels() -> None:
 
     def disturbed(outputs: Outputs) -> Outputs:
         assert outputs.aux_logits is not None
-        return Outputs(outputs.logits + 9 * drop, outputs.aux_logits * torch.where(drop, -3, 1))
+        return Outputs(outputs.logits * torch.where(drop, 5, 1), outputs.aux_logits * torch.where(drop, -3, 1))
 
     expected = jml_kd()(student, teacher, labels)
     found = jml_kd()(disturbed(student), disturbed(teacher), labels)
@@ -713,7 +722,7 @@ def plain_kd(student: Tensor, teacher: Tensor, labels: Tensor | None = None, **c
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_kd_is_zero_and_flat_where_the_student_is_the_teacher(temperature: float) -> None:
-    value, grad = value_and_grad(plain_kd, scores(), scores())
+    value, grad = value_and_grad(lambda z: plain_kd(z, scores(), temperature=temperature), scores())
     assert abs(value.item()) < 1e-12
     assert grad.abs().max() < 1e-12
     assert plain_kd(scores(), scores(3), temperature=temperature).item() > 1e-2

@@ -58,7 +58,19 @@ def test_parts_are_short_and_used(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     assert len(lines) <= 12
     part = str(path.relative_to(ROOT / "recipes").with_suffix(""))
-    assert any(part in user.read_text() for user in RECIPES)
+    assert path.parent.name == "augmentation" or any(part in user.read_text() for user in RECIPES)
+
+
+@pytest.mark.parametrize("preset", ["jml", "cirkd"])
+def test_augmentation_presets(preset: str, tmp_path: Path) -> None:
+    (tmp_path / "_parts").symlink_to(ROOT / "recipes" / "_parts")
+    recipe = tmp_path / "r.yaml"
+    parts = "_parts/data/shapes, _parts/student/shapes_r18, _parts/loss/ce"
+    recipe.write_text(f"extends: [{parts}, _parts/augmentation/{preset}]")
+    found = load(recipe)[0].augmentation
+    expected = {"jml": (0.0, "centre"), "cirkd": (0.1, "corner")}
+    assert (found.scale_step, found.pad) == expected[preset]
+    assert found.scale == (0.5, 2.0)
 
 
 def test_the_command(tmp_path: Path) -> None:

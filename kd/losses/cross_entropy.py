@@ -41,7 +41,7 @@ def cross_entropy(
     check_classes(class_weights, logits.shape[1])
     with torch.autocast(logits.device.type, enabled=False):
         log_p = full_precision(logits).log_softmax(1)
-        q = one_hot(target, logits.shape[1]).to(log_p.dtype) if is_hard(target) else full_precision(target)
+        q = one_hot(target, logits.shape[1]).to(log_p.dtype) if is_hard(target) else full_precision(target.detach())
         share = q if class_weights is None else q * class_weights.to(log_p).view(-1, *[1] * (logits.ndim - 2))
         cost = -share * log_p
         if gamma > 0:

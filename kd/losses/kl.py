@@ -30,7 +30,7 @@ def soft_kl(
     mask = kept_pixels(logits, target, keep, ignore_index)
     with torch.autocast(logits.device.type, enabled=False):
         log_p = (full_precision(logits) / temperature).log_softmax(1)
-        q = one_hot(target, logits.shape[1]).to(log_p.dtype) if is_hard(target) else full_precision(target)
+        q = one_hot(target, logits.shape[1]).to(log_p.dtype) if is_hard(target) else full_precision(target.detach())
         divergence = (torch.xlogy(q, q) - q * log_p).sum(1)
         return temperature**2 * global_mean(divergence.where(mask, 0), mask.to(log_p.dtype))
 

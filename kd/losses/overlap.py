@@ -127,8 +127,8 @@ class JaccardMetricLoss(Loss):
         mode = config.active_hard if is_hard(target) else config.active_soft
         _check_listed(mode, classes)
         q = one_hot(target, classes) if is_hard(target) else target.detach()
-        p = probability.where(mask, 0).flatten(2)
-        q = q.to(probability.dtype).where(mask, 0).flatten(2)
+        p = probability.where(mask, 0).reshape(*probability.shape[:2], -1)
+        q = q.to(probability.dtype).where(mask, 0).reshape(p.shape)
         sums = cardinalities(p, q, config.norm, config.form)
         return self._reduce(sums, active_classes(p, q, mode, config.threshold))
 
