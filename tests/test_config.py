@@ -230,7 +230,10 @@ def test_a_users_own_class() -> None:
         ("pathlib:Path", "'pathlib:Path' is not a Loss; derive the class from it"),
         ("kd.methods.kd:KD", "is not a Loss"),
         ("pathlib:nothing", "cannot be imported"),
-        ("no.such.module:Loss", "cannot be imported (No module named 'no'); write package.module:Class, with its folder on PYTHONPATH"),
+        (
+            "no.such.module:Loss",
+            "cannot be imported (No module named 'no'); write package.module:Class, with its folder on PYTHONPATH",
+        ),
         (".relative:Loss", "cannot be imported"),
         (":Loss", "cannot be imported"),
     ],
