@@ -65,7 +65,7 @@ class Teacher(nn.Module, ABC):
         Raises:
             ConfigError: with the usual reasons.
         """
-        if miou is None or miou < self.config.floor:
+        if (miou or 0.0) < self.config.floor:
             raise ConfigError(
                 f"teacher.floor: {self.source} reaches {miou if miou is None else round(miou, 2)} mIoU on this data, below the "
                 f"floor of {self.config.floor}. Check that it was trained on these classes, in this order, and with this "

@@ -56,7 +56,7 @@ def _scale(config: Augmentation, generator: torch.Generator) -> float:
     low, high = config.scale
     if config.scale_step == 0:
         return low + (high - low) * _uniform(generator)
-    steps = round((high - low) / config.scale_step) + 1
+    steps = int((high - low) / config.scale_step + 1e-6) + 1  # forgives rounding: 1.5 / 0.1 is a little less than 15
     return low + config.scale_step * int(torch.randint(steps, (), generator=generator))
 
 

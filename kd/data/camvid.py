@@ -14,10 +14,11 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.data.dataset import Colour, Dataset, check_labels
-from kd.data.files import data_root, read_image, read_labels, resized
+from kd.data.files import data_root, read_pair, resized
 from kd.types import IGNORE
 
 VOID = 11
+SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class CamVid(Dataset):
@@ -77,10 +78,10 @@ class CamVid(Dataset):
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``."""
         path = self.root / f"{self.split}annot" / f"{self.stems[index]}.png"
-        labels = read_labels(path)
+        image, labels = read_pair(self.images[index], path)
         labels = labels.where(labels != VOID, IGNORE)
         check_labels(labels, len(self.classes), str(path))
-        return resized(read_image(self.images[index]), labels, self.config.resize)
+        return resized(image, labels, self.config.resize)
 
 
 def _stems(root: Path, split: str) -> list[str]:
@@ -88,14 +89,15 @@ def _stems(root: Path, split: str) -> list[str]:
     if not file.is_file():
         there = ", ".join(sorted(path.stem for path in root.glob("*.txt"))) or "none"
         raise ConfigError(f"{file}: is missing; CamVid lists its splits in such files (found: {there})")
-    stems = [Path(line.split()[0]).stem for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    stems = list(dict.fromkeys(Path(name).stem if Path(name).suffix.lower() in SUFFIXES else Path(name).name for name in names))
     if not stems:
         raise ConfigError(f"{file}: is empty; it must hold one image name a line")
     return stems
 
 
 def _images(folder: Path, stems: list[str]) -> list[Path]:
-    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
+    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
     missing = [stem for stem in stems if stem not in found]
     if missing:
         raise ConfigError(

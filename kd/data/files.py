@@ -61,10 +61,25 @@ def _decode(path: Path, mode: str | None) -> np.ndarray:
                     f"{path}: is a {image.mode} image; a label map has one channel of 8 bits (PNG mode L or P)"
                 )
             return np.asarray(image if mode is None else image.convert(mode))
+    except BrokenFileError:
+        raise
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: does not exist; is the data set complete?") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BrokenFileError(f"{path}: cannot be decoded ({error}); fetch or convert this file again") from None
+
+
+def read_pair(image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:
+    """Image uint8 ``3 H W`` and label numbers uint8 ``H W``.
+
+    Raises:
+        BrokenFileError: a file is missing or unreadable, or the two differ in size.
+    """
+    image, labels = read_image(image_file), read_labels(label_file)
+    if image.shape[1:] != labels.shape:
+        sizes = f"{labels.shape[0]}x{labels.shape[1]}, its image {image.shape[1]}x{image.shape[2]}"
+        raise BrokenFileError(f"{label_file}: is {sizes}; label and image must have one size. Convert the labels again")
+    return image, labels
 
 
 def resized(image: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,16 @@ def save_network(network: Network, folder: Path, name: str, facts: dict[str, Any
     partial.replace(folder / f"{name}.yaml")
 
 
+def _card(file: Path) -> dict[str, Any]:
+    try:
+        card = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{file}: is damaged ({next(iter(str(error).splitlines()))}); copy it again from the run") from None
+    if not isinstance(card, dict) or not isinstance(card.get("network"), dict) or not isinstance(card.get("classes"), list):
+        raise InputError(f"{file}: is damaged or no card of a network; it must hold 'network' and 'classes'. Copy it again")
+    return card
+
+
 def load_network(folder: str | Path, name: str = "student") -> tuple[Network, dict[str, Any]]:
     """A saved network, in eval mode, and its card (``classes`` and other facts). Needs no trainer and no recipe.
 
@@ -46,7 +56,7 @@ def load_network(folder: str | Path, name: str = "student") -> tuple[Network, di
     for file in (weights, card_file):
         if not file.is_file():
             raise InputError(f"{file}: is missing; a finished run directory holds {name}.safetensors and {name}.yaml")
-    card = yaml.safe_load(card_file.read_text(encoding="utf-8"))
+    card = _card(card_file)
     network = build_network(network_config({**card["network"], "pretrained": False}), len(card["classes"]))
     try:
         network.load_state_dict(load_file(weights))

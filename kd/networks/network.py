@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import timm
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kd.config import ConfigError, Named
+from kd.config import Named
+from kd.networks.backbone import build_backbone
 from kd.types import Outputs, Sizes
 
 
@@ -40,7 +40,7 @@ class Network(nn.Module, ABC):
 
         backbone: str = "resnet18d"
         pretrained: bool | str = True
-        output_stride: int = 8
+        output_stride: int = Field(8, ge=1)
         aux: int = Field(0, ge=0)
         dropout: float = Field(0.1, ge=0, lt=1)
         align_corners: bool = False
@@ -77,24 +77,3 @@ class Network(nn.Module, ABC):
         logits, embedding = self.head(pyramid)
         aux = self.aux_head(pyramid[-2]) if self.aux_head is not None else None
         return Outputs(logits, aux, embedding, pyramid, self.config.align_corners)
-
-
-def build_backbone(name: str, output_stride: int, pretrained: bool | str) -> Any:
-    """A timm backbone that returns its levels."""
-    known: dict[str, Any] = {"features_only": True, "pretrained": bool(pretrained)}
-    if isinstance(pretrained, str):
-        known["pretrained_cfg_overlay"] = {"file": pretrained}
-    if not timm.is_model(name.split(".")[0]):
-        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:8]) or "see timm.list_models()"
-        raise ConfigError(f"backbone: '{name}' is unknown to timm {timm.__version__}; close names: {close}")
-    try:
-        return timm.create_model(name, output_stride=output_stride, **known)
-    except (TypeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"output_stride: {name} cannot be built with output stride {output_stride} ({error}); try 32 or another backbone"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"pretrained: weights of {name} are not to be had ({type(error).__name__}: {str(error).splitlines()[0]}); fill the "
-            "Hugging Face cache on a machine with network, give pretrained=FILE, or pretrained=false to train from scratch"
-        ) from error

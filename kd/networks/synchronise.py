@@ -8,12 +8,14 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 from kd.distributed import sum_over_ranks, world_size
+from kd.types import full_precision
 
 
 def _normalise(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
-    """Batch norm with the statistics of all ranks. Two passes, because E[x^2] - E[x]^2 cancels."""
+    """Batch norm with the statistics of all ranks, in float32. Two passes, because E[x^2] - E[x]^2 cancels."""
     if not norm.training:
         return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    kind, values = values.dtype, full_precision(values)
     dims, shape = (0, 2, 3), (1, -1, 1, 1)
     count = torch.tensor([values.numel() / values.shape[1]], dtype=torch.float64)
     sums = sum_over_ranks(torch.cat([values.double().sum(dims), count]))
@@ -28,7 +30,7 @@ def _normalise(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
     scaled = centred * (variance + norm.eps).rsqrt().view(shape)
-    return scaled * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else scaled
+    return (scaled * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else scaled).to(kind)
 
 
 class CrossRankBatchNorm(nn.BatchNorm2d):
