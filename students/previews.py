@@ -1,84 +1,163 @@
-"""Pictures that show what a network sees: image, target, teacher and student side by side, with a legend."""
+"""Pictures to judge a student by eye: image, target, teacher and student side by side, with titles and a legend."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kd.types import IGNORE
 
 Colour = tuple[int, int, int]
-WIDTH = 240
-"""Least width of a column, in pixels; smaller images are enlarged by a whole factor."""
-GAP, LINE, SWATCH = 8, 22, 14
-PAPER, INK, HATCH = (255, 255, 255), (30, 30, 30), (70, 70, 70)
+Sample = tuple[Tensor, Mapping[str, Tensor]]
+
+NARROWEST, WIDEST = 240, 640
+"""The width of one picture, in pixels, is brought into this range by whole factors where one exists."""
+GAP, SWATCH = 10, 16
+PAPER, INK, DARK, LIGHT = (255, 255, 255), (32, 34, 38), (0, 0, 0), (96, 96, 96)
+TITLE, TEXT = 17, 15
 
 
-def colour_map(labels: Tensor, colours: Sequence[Colour]) -> NDArray[np.uint8]:
-    """Labels ``H W`` as RGB ``H W 3``; ignored pixels are black with grey diagonals."""
+def panel(image: Tensor, columns: Mapping[str, Tensor], classes: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    """One sample as a titled row: the image, then one coloured label map per column.
+
+    ``image`` uint8 ``3 H W``; each column's labels, integers ``H W``, 255 = ignored (drawn black with grey hatching).
+
+    Raises:
+        ValueError: a shape, a dtype or a label does not fit; the message names the column.
+    """
+    return _grid([(image, columns)], classes, colours)
+
+
+def sheet(rows: Sequence[Sample], classes: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    """Several samples ``(image, columns)`` under one row of titles, with a legend of all classes at the bottom.
+
+    Images may differ in size; the columns must be the same ones, in the same order.
+
+    Raises:
+        ValueError: there is no row, rows disagree on columns, or a sample is not fit for ``panel``.
+    """
+    table = _grid(rows, classes, colours)
+    key = _legend(table.width, classes, colours)
+    page = Image.new("RGB", (table.width, table.height + key.height), PAPER)
+    page.paste(table, (0, 0))
+    page.paste(key, (0, table.height))
+    return page
+
+
+def _grid(rows: Sequence[Sample], classes: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    titles = _titles(rows)
+    palette = _palette(classes, colours)
+    cells = [_cells(image, columns, palette, len(classes)) for image, columns in rows]
+    width = max(row[0].width for row in cells)
+    font, top = ImageFont.load_default(TITLE), GAP + TITLE + GAP
+    height = top + sum(row[0].height + GAP for row in cells)
+    page = Image.new("RGB", (GAP + len(titles) * (width + GAP), height), PAPER)
+    draw = ImageDraw.Draw(page)
+    for number, title in enumerate(titles):
+        middle = GAP + number * (width + GAP) + width // 2
+        draw.text((middle, top // 2), _fit(title, font, width), INK, font, anchor="mm")
+    for row in cells:
+        for number, cell in enumerate(row):
+            page.paste(cell, (GAP + number * (width + GAP) + (width - cell.width) // 2, top))
+        top += row[0].height + GAP
+    return page
+
+
+def _titles(rows: Sequence[Sample]) -> list[str]:
+    if not rows:
+        raise ValueError("there is no sample to draw; pass at least one row (image, columns)")
+    first = list(rows[0][1])
+    for number, (_, columns) in enumerate(rows):
+        if list(columns) != first:
+            raise ValueError(f"row {number} has columns {list(columns)}, but row 0 has {first}; give all rows the same")
+    return ["image", *first]
+
+
+def _palette(classes: Sequence[str], colours: Sequence[Colour]) -> np.ndarray:
+    """Colours by label, uint8 ``256 3``."""
+    if not 0 < len(classes) == len(colours) <= IGNORE:
+        raise ValueError(
+            f"{len(classes)} classes and {len(colours)} colours; there must be one colour per class, 1 to {IGNORE} of them"
+        )
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colours)] = colours
-    numbers = labels.cpu().numpy().astype(np.uint8)
-    picture = palette[numbers]
-    rows, columns = np.indices(numbers.shape)
-    picture[(numbers == IGNORE) & ((rows + columns) % 6 == 0)] = HATCH
-    return picture
+    return palette
 
 
-def sheet(
-    rows: Sequence[tuple[Tensor, Mapping[str, Tensor]]], classes: Sequence[str], colours: Sequence[Colour]
-) -> Image.Image:
-    """Samples below one another under one row of titles, the legend at the bottom.
-
-    ``rows`` holds the image uint8 ``3 H W`` and named label maps ``H W`` of each sample; all samples have the same names.
-    """
-    titles = ["image", *rows[0][1]]
-    panels = [
-        _enlarged([image.permute(1, 2, 0).cpu().numpy(), *(colour_map(m, colours) for m in maps.values())])
-        for image, maps in rows
-    ]
-    width = max(panel[0].shape[1] for panel in panels)
-    heights = [panel[0].shape[0] for panel in panels]
-    across = len(titles) * width + (len(titles) + 1) * GAP
-    legend = _legend(classes, colours, across)
-    canvas = Image.new("RGB", (across, LINE + GAP + sum(heights) + len(heights) * GAP + legend.height), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    for number, title in enumerate(titles):
-        pen.text((GAP + number * (width + GAP), GAP), title, INK, _font())
-    top = LINE + GAP
-    for panel, height in zip(panels, heights, strict=True):
-        for number, picture in enumerate(panel):
-            canvas.paste(Image.fromarray(picture), (GAP + number * (width + GAP), top))
-        top += height + GAP
-    canvas.paste(legend, (0, top))
-    return canvas
+def _cells(image: Tensor, columns: Mapping[str, Tensor], palette: np.ndarray, classes: int) -> list[Image.Image]:
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"the image is {image.dtype} {tuple(image.shape)}; it must be uint8 3 H W, before normalisation")
+    photo = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    size = _display(*photo.size)
+    smooth = Image.Resampling.BICUBIC if size[0] > photo.width else Image.Resampling.BOX
+    maps = [_checked(name, labels, image.shape[1:], classes) for name, labels in columns.items()]
+    return [photo.resize(size, smooth), *(_painted(labels, size, palette) for labels in maps)]
 
 
-def _enlarged(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    factor = -(-WIDTH // pictures[0].shape[1])
-    return [picture.repeat(factor, 0).repeat(factor, 1) for picture in pictures]
+def _display(width: int, height: int) -> tuple[int, int]:
+    """The size in pixels at which a picture is shown: scaled by a whole factor up, or down by a whole divisor."""
+    if width < NARROWEST:
+        factor = -(-NARROWEST // width)
+        return width * factor, height * factor
+    divisor = -(-width // WIDEST)
+    return max(1, width // divisor), max(1, height // divisor)
 
 
-def _legend(classes: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
-    """A swatch and a name for each class, wrapped to the width; the last one is "ignored"."""
-    font, places, left, line = _font(), [], GAP, 0
-    for name in (*classes, "ignored"):
-        length = SWATCH + 6 + int(font.getlength(name)) + 2 * GAP
-        if left + length > width and left > GAP:
-            left, line = GAP, line + 1
-        places.append((left, line * LINE))
-        left += length
-    legend = Image.new("RGB", (width, (line + 1) * LINE + GAP), PAPER)
-    pen = ImageDraw.Draw(legend)
-    for name, colour, (x, y) in zip((*classes, "ignored"), (*colours, (0, 0, 0)), places, strict=True):
-        pen.rectangle((x, y + 2, x + SWATCH, y + 2 + SWATCH), colour, INK)
-        pen.text((x + SWATCH + 6, y), name, INK, font)
-    return legend
+def _checked(name: str, labels: Tensor, size: torch.Size, classes: int) -> np.ndarray:
+    """Labels as uint8 ``H W``, known to be classes or ignored."""
+    if labels.is_floating_point() or labels.shape != size:
+        raise ValueError(
+            f"column '{name}' is {labels.dtype} {tuple(labels.shape)}; it must hold integers of the image's size {tuple(size)}"
+        )
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORE)]
+    if len(wrong):
+        raise ValueError(f"column '{name}' holds label {int(wrong[0])}; labels must be 0..{classes - 1}, or {IGNORE}")
+    return labels.cpu().numpy().astype(np.uint8)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(14)
+def _painted(labels: np.ndarray, size: tuple[int, int], palette: np.ndarray) -> Image.Image:
+    """Coloured labels at the displayed size (width, height); hatching is drawn there, so that it stays fine."""
+    shown = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    pixels = palette[shown]
+    hatched = _hatching(*size)
+    ignored = shown == IGNORE
+    pixels[ignored] = hatched[ignored]
+    return Image.fromarray(pixels)
+
+
+def _hatching(width: int, height: int) -> np.ndarray:
+    """Grey diagonals on black, uint8 ``H W 3``."""
+    diagonal = np.add.outer(np.arange(height), np.arange(width)) % 8 < 2
+    return np.where(diagonal[..., None], LIGHT, DARK).astype(np.uint8)
+
+
+def _legend(width: int, classes: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    """Swatch and name of each class, and of ignored pixels, in even columns over the width in pixels."""
+    font = ImageFont.load_default(TEXT)
+    names = [*classes, "ignored"]
+    room = width - 2 * GAP
+    step = min(room, int(max(font.getlength(name) for name in names)) + SWATCH + 3 * GAP)
+    across, line = max(1, room // step), SWATCH + GAP
+    page = Image.new("RGB", (width, GAP + -(-len(names) // across) * line), PAPER)
+    draw = ImageDraw.Draw(page)
+    swatches = [Image.new("RGB", (SWATCH, SWATCH), tuple(colour)) for colour in colours]
+    swatches.append(Image.fromarray(_hatching(SWATCH, SWATCH)))
+    for number, (name, swatch) in enumerate(zip(names, swatches, strict=True)):
+        x, y = GAP + number % across * step, GAP // 2 + number // across * line
+        page.paste(swatch, (x, y))
+        draw.rectangle((x, y, x + SWATCH - 1, y + SWATCH - 1), outline=LIGHT)
+        draw.text((x + SWATCH + GAP // 2, y + SWATCH // 2), _fit(name, font, step - SWATCH - GAP), INK, font, anchor="lm")
+    return page
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

@@ -20,7 +20,7 @@ from kd.schedules import LearningRateConfig, factor
 from kd.seeds import derive, generator
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-KD, CE = RECIPES / "shapes/r18_jml_kd.yaml", RECIPES / "shapes/r18_ce.yaml"
+KD, CE = RECIPES / "shapes/tiny_jml_kd.yaml", RECIPES / "shapes/tiny_ce.yaml"
 ALL = sorted(path for path in RECIPES.glob("[!_]*/*.yaml") if path.parent.name != "sweeps")
 LEAST = {
     "data": {"name": "shapes"},
@@ -357,11 +357,11 @@ def test_origin_of_each_key() -> None:
     recipe, origins = load(KD, ["schedule.steps=5"], smoke=True)
     assert origins["schedule.steps"] == "command line"
     assert origins["schedule.batch"] == origins["data.train"] == "smoke"
-    assert origins["student.width"] == "recipes/_parts/student/shapes_r18.yaml"
+    assert origins["student.width"] == "recipes/_parts/student/shapes_tiny.yaml"
     lines = [line.split("#") for line in describe(recipe, origins).splitlines()]
     told = {(key.strip(), *(source.strip() for source in rest)) for key, *rest in lines}
     assert ("steps: 5", "command line") in told
-    assert ("width: 64", "recipes/_parts/student/shapes_r18.yaml") in told
+    assert ("width: 64", "recipes/_parts/student/shapes_tiny.yaml") in told
     assert ("momentum: 0.9", "default") in told
 
 
@@ -407,7 +407,7 @@ def test_fingerprint_ignores_seed_and_machine(text: str) -> None:
 
 @pytest.mark.parametrize("part", CHANGES)
 def test_fingerprint_changes_with_its_parts_only(part: str) -> None:
-    old, new = (load(RECIPES / "shapes/r18_kd.yaml", texts)[0] for texts in ([], [CHANGES[part]]))
+    old, new = (load(RECIPES / "shapes/tiny_kd.yaml", texts)[0] for texts in ([], [CHANGES[part]]))
     assert fingerprint(new) != fingerprint(old)
     assert [name for name in IDENTITY if fingerprint(new, [name]) != fingerprint(old, [name])] == [part]
 

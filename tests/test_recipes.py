@@ -65,7 +65,7 @@ def test_parts_are_short_and_used(path: Path) -> None:
 def test_augmentation_presets(preset: str, tmp_path: Path) -> None:
     (tmp_path / "_parts").symlink_to(ROOT / "recipes" / "_parts")
     recipe = tmp_path / "r.yaml"
-    parts = "_parts/data/shapes, _parts/student/shapes_r18, _parts/loss/ce"
+    parts = "_parts/data/shapes, _parts/student/shapes_tiny, _parts/loss/ce"
     recipe.write_text(f"extends: [{parts}, _parts/augmentation/{preset}]")
     found = load(recipe)[0].augmentation
     expected = {"jml": (0.0, "centre"), "cirkd": (0.1, "corner")}
@@ -74,7 +74,7 @@ def test_augmentation_presets(preset: str, tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / "recipes/shapes/r18_ce.yaml")]
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / "recipes/shapes/tiny_ce.yaml")]
     dry = subprocess.run([*command, "--dry-run", "seed=3"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert dry.returncode == 0
     assert "seed: 3" in dry.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TEACHER, STUDENTS = "r34_teacher", ("r18_ce", "r18_ce_jml", "r18_kd", "r18_jml_kd")
+TEACHER, STUDENTS = "r10_teacher", ("tiny_ce", "tiny_ce_jml", "tiny_kd", "tiny_jml_kd")
 
 
 def arguments() -> argparse.Namespace:
@@ -59,7 +59,7 @@ def main() -> int:
     split = results[TEACHER]["reported_on"]
     print(f"\nSplit {split}, last checkpoint, one seed; percent. One seed is no comparison: differences of a point are noise.")
     print(table(results))
-    print(f"\npicture: {folder['r18_jml_kd'] / 'previews' / 'final.png'}")
+    print(f"\npicture: {folder['tiny_jml_kd'] / 'previews' / 'final.png'}")
     print(f"took {time.perf_counter() - started:.0f} s; a second call skips what is finished")
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 EPILOG = """examples:
-  python tools/train.py recipes/shapes/r18_jml_kd.yaml --smoke
+  python tools/train.py recipes/shapes/tiny_jml_kd.yaml --smoke
   python tools/train.py recipes/camvid/r18_jml_kd.yaml data.root=~/camvid seed=1
   torchrun --nproc_per_node=4 tools/train.py recipes/camvid/r50_teacher.yaml
 

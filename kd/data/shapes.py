@@ -23,18 +23,17 @@ Grid = NDArray[np.float32]
 SMALLEST = 32
 """The least height and width, in pixels: below it the textures cannot be told apart."""
 
-
 KINDS = (
-    ("disc", "plain", 0.20),
-    ("disc", "stripes", 0.20),
-    ("disc", "checks", 0.15),
-    ("box", "stripes", 0.15),
-    ("box", "checks", 0.12),
-    ("triangle", "dots", 0.09),
-    ("cross", "dots", 0.05),
-    ("ring", "stripes", 0.04),
+    ("disc", "plain", 0.10),
+    ("disc", "stripes", 0.19),
+    ("disc", "checks", 0.16),
+    ("box", "stripes", 0.16),
+    ("box", "dots", 0.13),
+    ("triangle", "dots", 0.10),
+    ("cross", "checks", 0.08),
+    ("ring", "stripes", 0.08),
 )
-"""Outline, texture and share of the objects, by label. Label 0 is background: a plain shape of any outline, a distractor."""
+"""Outline, texture and share of the objects, by label. Label 0, a plain shape of any outline, only distracts."""
 SHARES = [share for _, _, share in KINDS]
 
 
@@ -53,7 +52,7 @@ class Shapes(Dataset):
         val: int = Field(64, ge=1)
         test: int = Field(64, ge=1)
         objects: int = Field(5, ge=1, le=100)
-        noise: float = Field(10.0, ge=0, le=128)
+        noise: float = Field(8.0, ge=0, le=128)
         seed: int = 0
         border: int = Field(1, ge=0, le=16)
 
@@ -72,9 +71,9 @@ class Shapes(Dataset):
         "striped disc",
         "checked disc",
         "striped box",
-        "checked box",
+        "dotted box",
         "dotted triangle",
-        "dotted cross",
+        "checked cross",
         "striped ring",
     )
     colours = (
@@ -127,10 +126,11 @@ def _place(draw: np.random.Generator, image: Grid, labels: NDArray[np.uint8], bo
     if label == 0:
         shape = str(draw.choice(list(OUTLINES)))
     side = min(labels.shape)
-    radius = side * draw.uniform(0.13, 0.30)
-    y, x = draw.uniform(0, labels.shape[0]), draw.uniform(0, labels.shape[1])
-    rows, columns = _window(y, radius, labels.shape[0]), _window(x, radius, labels.shape[1])
-    u, v = _local(rows, columns, (y, x), draw.uniform(0, 2 * np.pi))
+    radius = side * draw.uniform(0.18, 0.30)
+    centre = labels.shape[0] * draw.uniform(0.1, 0.9), labels.shape[1] * draw.uniform(0.1, 0.9)
+    reach = 1.3 * radius + border + 2
+    rows, columns = (_window(middle, reach, length) for middle, length in zip(centre, labels.shape, strict=True))
+    u, v = _local(rows, columns, centre, draw.uniform(-0.5, 0.5))
     distance = OUTLINES[shape](u, v, radius)
     paint = _paint(draw, TEXTURES[texture], u, v, side)
     cover = (0.5 - distance).clip(0, 1)
@@ -140,20 +140,20 @@ def _place(draw: np.random.Generator, image: Grid, labels: NDArray[np.uint8], bo
 
 
 def _mark(labels: NDArray[np.uint8], distance: Grid, label: int, border: int) -> None:
-    """Write the label inside the outline and, on objects, a line of ignored pixels centred on it."""
+    """Write the label inside the outline and ignore a line centred on it, save where background meets background."""
+    line = ((label > 0) | (labels > 0)) & (np.abs(distance) <= border / 2)
     labels[distance <= 0] = label
-    if label and border:
-        labels[np.abs(distance) <= border / 2] = IGNORE
+    if border:
+        labels[line] = IGNORE
 
 
-def _window(centre: float, radius: float, length: int) -> slice:
-    """The pixels of one axis that an object can touch; its far corners lie within 1.3 radii."""
-    reach = 1.3 * radius + 2
+def _window(centre: float, reach: float, length: int) -> slice:
+    """The pixels of one axis within ``reach`` of a centre."""
     return slice(max(0, int(centre - reach)), min(length, int(centre + reach) + 1))
 
 
 def _local(rows: slice, columns: slice, centre: tuple[float, float], angle: float) -> tuple[Grid, Grid]:
-    """Pixel coordinates ``h w`` around a centre, in pixels, turned by an angle in radians."""
+    """Pixel coordinates ``h w`` around a centre, turned by an angle in radians."""
     y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(centre[0])
     x = np.arange(columns.start, columns.stop, dtype=np.float32)[None] - np.float32(centre[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -162,12 +162,12 @@ def _local(rows: slice, columns: slice, centre: tuple[float, float], angle: floa
 
 def _paint(draw: np.random.Generator, texture: Callable[[Grid, Grid], Grid], u: Grid, v: Grid, side: int) -> Grid:
     """Two random colours mixed by a texture: ``3 h w``. Frequency follows the image's shorter side, in pixels."""
-    period = max(4.0, side * draw.uniform(0.055, 0.085))
+    period = max(4.0, side * draw.uniform(0.09, 0.13))
     frequency = np.float32(2 * np.pi / period)
     shift = draw.uniform(0, 2 * np.pi, 2).astype(np.float32)
     mix = texture(u * frequency + shift[0], v * frequency + shift[1])
     base = draw.uniform(50, 205, (3, 1, 1)).astype(np.float32)
-    return base + _contrast(draw, 25, 60) * mix
+    return base + _contrast(draw, 40, 75) * mix
 
 
 def _contrast(draw: np.random.Generator, low: float, high: float) -> Grid:
@@ -180,23 +180,25 @@ def _contrast(draw: np.random.Generator, low: float, high: float) -> Grid:
 def _background(draw: np.random.Generator, height: int, width: int) -> Grid:
     """Slow colour changes plus a faint texture of a random kind: ``3 H W`` in grey levels."""
     coarse = draw.uniform(40, 215, (3, 3, 4)).astype(np.float32)
-    fine = draw.normal(0, 12, (3, 10, 14)).astype(np.float32)
+    fine = draw.normal(0, 8, (3, 10, 14)).astype(np.float32)
     image = _stretch(coarse, height, width) + _stretch(fine, height, width)
     u, v = _local(slice(0, height), slice(0, width), (0, 0), draw.uniform(0, 2 * np.pi))
-    frequency = np.float32(2 * np.pi / (min(height, width) * draw.uniform(0.06, 0.15)))
+    frequency = np.float32(2 * np.pi / (min(height, width) * draw.uniform(0.08, 0.2)))
     texture = TEXTURES[str(draw.choice(list(TEXTURES)))]
-    return image + _contrast(draw, 0, 12) * texture(u * frequency, v * frequency)
+    return image + _contrast(draw, 0, 8) * texture(u * frequency, v * frequency)
 
 
 def _stretch(coarse: Grid, height: int, width: int) -> Grid:
     """``C h w`` to ``C H W``, bilinear from corner to corner."""
-    return _weights(coarse.shape[1], height) @ coarse @ _weights(coarse.shape[2], width).T
+    rows: Grid = np.matmul(_weights(coarse.shape[1], height), coarse)
+    return np.matmul(rows, _weights(coarse.shape[2], width).T)
 
 
 def _weights(knots: int, length: int) -> Grid:
     """Linear interpolation as a matrix ``length knots``."""
     position = np.linspace(0, knots - 1, length, dtype=np.float32)
-    return (1 - np.abs(position[:, None] - np.arange(knots, dtype=np.float32))).clip(0)
+    distance = np.abs(position[:, None] - np.arange(knots, dtype=np.float32))
+    return (1 - distance).clip(0).astype(np.float32)
 
 
 def _lighting(draw: np.random.Generator, height: int, width: int) -> Grid:
@@ -205,15 +207,12 @@ def _lighting(draw: np.random.Generator, height: int, width: int) -> Grid:
     return _stretch(corners, height, width)[0]
 
 
-# Outlines give the signed distance to the edge in pixels, negative inside, for an object of the given radius.
-
-
 def _disc(u: Grid, v: Grid, radius: float) -> Grid:
     return np.sqrt(u * u + v * v) - np.float32(0.9 * radius)
 
 
 def _box(u: Grid, v: Grid, radius: float) -> Grid:
-    return np.maximum(np.abs(u) - np.float32(0.9 * radius), np.abs(v) - np.float32(0.7 * radius))
+    return np.maximum(np.abs(u) - np.float32(radius), np.abs(v) - np.float32(0.6 * radius))
 
 
 def _triangle(u: Grid, v: Grid, radius: float) -> Grid:
@@ -223,33 +222,21 @@ def _triangle(u: Grid, v: Grid, radius: float) -> Grid:
 
 def _cross(u: Grid, v: Grid, radius: float) -> Grid:
     long, short = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
-    return np.maximum(long - np.float32(1.1 * radius), short - np.float32(0.38 * radius))
+    return np.maximum(long - np.float32(1.1 * radius), short - np.float32(0.34 * radius))
 
 
 def _ring(u: Grid, v: Grid, radius: float) -> Grid:
-    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.78 * radius)) - np.float32(0.3 * radius)
+    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.78 * radius)) - np.float32(0.24 * radius)
 
 
 OUTLINES = {"disc": _disc, "box": _box, "triangle": _triangle, "cross": _cross, "ring": _ring}
+"""Signed distance to the edge in pixels, negative inside; no corner lies beyond 1.3 radii."""
 
 
-# Textures map two phases in radians to a mixture between -1 and 1.
-
-
-def _plain(u: Grid, v: Grid) -> Grid:
-    return 0 * u * v
-
-
-def _stripes(u: Grid, v: Grid) -> Grid:
-    return (3 * np.sin(u)).clip(-1, 1) + 0 * v
-
-
-def _checks(u: Grid, v: Grid) -> Grid:
-    return (3 * np.sin(u) * np.sin(v)).clip(-1, 1)
-
-
-def _dots(u: Grid, v: Grid) -> Grid:
-    return (3 * (np.cos(u) + np.cos(v) - 0.6)).clip(-1, 1)
-
-
-TEXTURES = {"plain": _plain, "stripes": _stripes, "checks": _checks, "dots": _dots}
+TEXTURES: dict[str, Callable[[Grid, Grid], Grid]] = {
+    "plain": lambda u, v: 0 * u * v,
+    "stripes": lambda u, v: (3 * np.sin(u)).clip(-1, 1) + 0 * v,
+    "checks": lambda u, v: (3 * np.sin(u) * np.sin(v)).clip(-1, 1),
+    "dots": lambda u, v: (3 * (np.cos(u) + np.cos(v) - 0.6)).clip(-1, 1),
+}
+"""From two phases in radians to a mixture between -1 and 1."""
