@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -104,3 +105,13 @@ def _unknown(key: str, options: list[str]) -> str:
     close = difflib.get_close_matches(key, options, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     return f"there is no such key{hint} Keys here: {', '.join(sorted(options))}."
+
+
+def exit_code(action: Callable[[], object]) -> int:
+    """Run what a command-line tool does: 0, or 2 where the user must change something, told in one message on stderr."""
+    try:
+        action()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -67,14 +67,9 @@ def _text(value: Any) -> str:
 def main() -> int:
     """0, or 2 for bad input."""
     options = arguments()
-    from kd.config import InputError
+    from kd.config import exit_code
 
-    try:
-        run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":

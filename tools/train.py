@@ -82,14 +82,9 @@ def report(result: dict[str, Any], folder: Path, state: str) -> dict[str, Any]:
 def main() -> int:
     """0, or 2 for bad input."""
     options = arguments()
-    from kd.config import InputError
+    from kd.config import exit_code
 
-    try:
-        run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":
