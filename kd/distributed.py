@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kd.config import ConfigError
+
 T = TypeVar("T")
 
 
@@ -51,9 +53,17 @@ def world(device: torch.device, timeout_seconds: int = 300) -> Iterator[None]:
 
 
 def local_device(choice: str = "auto") -> torch.device:
-    """``auto``: this process's own GPU if there is one, else the CPU."""
+    """``auto``: this process's own GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or has no driver for it.
+    """
     if choice != "auto":
-        return torch.device(choice)
+        try:
+            return torch.empty(0, device=choice).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"run.device: is '{choice}'; {reason}. Use auto, cpu, or a device this machine has") from None
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -47,6 +47,18 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
+def read_json(path: Path) -> Any:
+    """What :func:`write_json` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); restore it, or move the directory away and run anew") from None
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write JSON aside, then rename."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from kd.lookup import lookup
 from kd.metrics.counts import Counts
 from kd.recipe import Recipe
 from kd.types import Outputs
-from students.checkpoint import write_json
+from students.checkpoint import read_json, write_json
 from students.previews import sheet
 from students.progress import bar
 from students.stages import precision
@@ -80,7 +79,7 @@ class Examiner:
             if distributed.is_main():
                 write_json(path, {"source": teacher.source, "split": self.config.select, **scores})
             distributed.barrier()
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = read_json(path)
         teacher.check_floor(scores["mIoU"])
         return scores
 

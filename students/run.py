@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,14 +36,14 @@ def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
         ConfigError: the directory belongs to another recipe or seed; nothing there is touched.
     """
     if (folder / "run.json").exists():
-        known = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        known = checkpoint.read_json(folder / "run.json")
         if (known["fingerprint"], known["seed"]) != (fingerprint(recipe), recipe.seed):
             raise ConfigError(
                 f"{folder}: holds another run ({_changed(recipe, folder)}); a run is never overwritten. Choose another "
                 "--output, or remove the directory"
             )
     result = folder / "result.json"
-    return json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+    return checkpoint.read_json(result) if result.exists() else None
 
 
 def _changed(recipe: Recipe, folder: Path) -> str:
@@ -141,7 +140,7 @@ def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
             identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
             checkpoint.write_json(path, identity)
     distributed.barrier()
-    return json.loads(path.read_text(encoding="utf-8"))
+    return checkpoint.read_json(path)
 
 
 def _conclude(
@@ -184,7 +183,7 @@ def _conclude(
 
 def _teacher_scores(folder: Path) -> Any:
     path = folder / "teacher.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return checkpoint.read_json(path) if path.exists() else None
 
 
 def _best(folder: Path, trainer: Trainer, examiner: Examiner, last: Mapping[str, Any]) -> dict[str, Any] | None:

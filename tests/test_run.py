@@ -254,3 +254,26 @@ def test_seeds_differ(tmp_path: Path) -> None:
     other = execute(tiny(evaluation={"every": 0}, seed=1), tmp_path / "1")
     assert metrics(tmp_path / "0")[0] != metrics(tmp_path / "1")[0]
     assert one["fingerprint"] == other["fingerprint"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, name: str) -> None:
+    recipe = tiny(schedule={"steps": 1}, evaluation={"every": 0})
+    execute(recipe, tmp_path)
+    (tmp_path / name).write_text("{")
+    with pytest.raises(InputError, match=rf"{name}: is damaged .*; restore it, or move the directory away"):
+        execute(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("words", [["--output", "{file}"], ["run.device=cudaa"], ["run.device=cuda"]])
+def test_a_wrong_path_or_device_is_one_clear_line(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").touch()
+    recipe = write_recipe(tmp_path)
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(recipe), "--output", str(tmp_path / "run")]
+    command += [word.format(file=tmp_path / "file") for word in words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    assert "choose another path" in lines[0] or "Use auto, cpu" in lines[0]
