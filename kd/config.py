@@ -114,7 +114,9 @@ def exit_code(action: Callable[[], object]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if error.filename is None:
+            raise
         print(f"error: {error.filename}: {error.strerror}; choose another path or mend its permissions", file=sys.stderr)
         return 2
     return 0

@@ -58,7 +58,7 @@ def local_device(choice: str = "auto") -> torch.device:
     Raises:
         ConfigError: torch knows no such device, or has no driver for it.
     """
-    if choice != "auto":
+    if choice not in ("auto", "cuda") or (choice == "cuda" and not torch.cuda.is_available()):
         try:
             return torch.empty(0, device=choice).device
         except (RuntimeError, AssertionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +34,10 @@ def _named(folder: str, base: str) -> Any:
 
 
 class Schedule(Config):
-    """How long and how to train. ``batch`` is global: over all processes and ``accumulate`` parts."""
+    """How long and how to train. ``batch`` is global: over all processes and ``accumulate`` parts.
+
+    Processes do not change the loss; ``accumulate`` does: each part has its own JML sums, means and batch norm.
+    """
 
     steps: int = Field(40_000, ge=1)
     batch: int = Field(16, ge=1)
@@ -114,6 +118,12 @@ class Recipe(Config):
             raise ValueError(
                 "loss and method are both null; there is nothing to train on. Add recipes/_parts/loss/ce to extends"
             )
+        for name in self.loss or {}:
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(
+                    f"loss has a term '{name}'; a term's name is one word of letters, digits and _, and none of "
+                    f"{', '.join(RESERVED)}"
+                )
         if self.labels is not None and not self.loss:
             raise ValueError("labels softens the targets of loss, but loss is null; set labels=null or give a loss")
         if (self.method is None) != (self.teacher is None):
@@ -124,6 +134,7 @@ class Recipe(Config):
         return self
 
 
+RESERVED = ("loss", "no", "yes", "on", "off", "values", "keys", "items")
 IDENTITY = (
     "data",
     "augmentation",
@@ -166,9 +177,9 @@ def shrunk(recipe: Recipe) -> Tree:
         "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 4, "test": 4},
         "augmentation": {"crop": [64, 64]},
         "student": {"pretrained": False},
-        "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate},
+        "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate * int(os.environ.get("WORLD_SIZE", "1"))},
         "evaluation": {"every": 2, "predictor": {"name": "whole"}},
-        "run": {"workers": 0, "log_every": 1, "checkpoint_every": 2, "previews": 2},
+        "run": {"workers": 0, "log_every": 1, "checkpoint_every": 2, "previews": 2, "wandb": {"mode": "disabled"}},
     }
     if recipe.teacher is not None:
         overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}}
@@ -192,6 +203,8 @@ def plain(recipe: Recipe) -> Tree:
 def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY) -> str:
     """12 hex digits that change with any value of the named parts; machine settings and the seed are not among them."""
     values = {part: plain(recipe)[part] for part in parts}
+    if "data" in values:
+        values["data"].pop("root", None)  # where the files lie changes no number
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

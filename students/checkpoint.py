@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kd.config import InputError
+from kd.distributed import is_main
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
@@ -45,6 +49,25 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
             f"{'' if (folder / PREVIOUS).exists() else ' (there is none: the run then starts anew)'}"
         ) from None
     return state
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within the block the directory belongs to this process (rank 0); a dead process holds nothing.
+
+    Raises:
+        InputError: another process is writing there.
+    """
+    if not is_main():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is training there; wait for it, or choose another --output") from None
+        yield
 
 
 def read_json(path: Path) -> Any:

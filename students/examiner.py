@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd import distributed
+from kd.config import ConfigError
 from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.loader import Whole, collate, whole_batches
@@ -77,9 +78,14 @@ class Examiner:
         if not path.exists():
             scores, _ = self.scores(teacher.look, self.config.select)
             if distributed.is_main():
-                write_json(path, {"source": teacher.source, "split": self.config.select, **scores})
+                write_json(path, {"source": teacher.source, "mark": teacher.mark, "split": self.config.select, **scores})
             distributed.barrier()
         scores = read_json(path)
+        if scores.get("mark") != teacher.mark:
+            raise ConfigError(
+                f"teacher: {teacher.source} holds other weights than when this run began (see {path}); put the old ones "
+                "back, or start a new run with another --output"
+            )
         teacher.check_floor(scores["mIoU"])
         return scores
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd.config import InputError
+from kd.distributed import is_main
 from kd.types import IGNORE, Batch, Outputs
 from students.checkpoint import write_json
 
@@ -29,8 +30,9 @@ def diagnose(
     rates: Mapping[str, float],
 ) -> NonFiniteLossError:
     """Write ``diagnosis.json`` and ``diagnosis_batch.pt`` into the run directory; returns the error to raise."""
+    gradients = _gradient_norms(student)
     with torch.no_grad():
-        outputs = student(batch.image)
+        outputs = student.eval()(batch.image)
     report: dict[str, Any] = {
         "step": step,
         "terms": {name: _number(term) for name, term in terms.items()},
@@ -38,20 +40,22 @@ def diagnose(
         "student_logits": _range(outputs.logits),
         "teacher_logits": None if teacher is None else _range(teacher.logits),
         "parameters": {name: _range(p) for name, p in student.named_parameters() if not torch.isfinite(p).all()},
-        "gradient_norms_of_last_step": _gradient_norms(student),
+        "gradient_norms": gradients,
         "label_histogram": _histogram(batch.target),
         "ids": list(batch.ids),
     }
     report["likely_cause"] = _cause(report)
-    write_json(folder / "diagnosis.json", report)
-    torch.save(
-        {"image": batch.image.cpu(), "target": batch.target.cpu(), "ids": list(batch.ids)},
-        folder / "diagnosis_batch.pt",
-    )
+    if is_main():
+        write_json(folder / "diagnosis.json", report)
+        torch.save(
+            {"image": batch.image.cpu(), "target": batch.target.cpu(), "ids": list(batch.ids)},
+            folder / "diagnosis_batch.pt",
+        )
     bad = ", ".join(name for name, value in report["terms"].items() if isinstance(value, str))
     return NonFiniteLossError(
-        f"step {step}: the loss is not finite (terms: {bad or 'all finite, their weighted sum is not'}); a step must not be "
-        f"taken on it. Likely cause: {report['likely_cause']}. Evidence: {folder / 'diagnosis.json'}; checkpoints are kept"
+        f"step {step}: the loss is not finite (terms: {bad or 'all finite, so their sum or its gradient is not'}); "
+        f"no step was taken on it. Likely cause: {report['likely_cause']}. Evidence: {folder / 'diagnosis.json'}; "
+        "checkpoints are kept"
     )
 
 
@@ -90,4 +94,6 @@ def _cause(report: Mapping[str, Any]) -> str:
     largest = max(abs(report["student_logits"]["min"]), abs(report["student_logits"]["max"]))
     if largest > 1e4:
         return f"the student's logits reach {largest:.1e}; lower the learning rate or set schedule.clip"
-    return "a term of loss or method itself divides by zero or overflows on this batch"
+    broken = any(isinstance(norm, str) for norm in report["gradient_norms"].values())
+    way = "its gradient (a root or logarithm at 0)" if broken else "its value (a division by 0, an overflow)"
+    return f"a term of loss or method itself breaks on this batch, in {way}"

@@ -43,6 +43,12 @@ class Objective(nn.Module):
 
 def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> Objective:
     """The objective of a recipe; checks pair, terms and weights before anything runs."""
+    for term, config in (recipe.loss or {}).items():
+        if config.field == "aux_logits" and not student.sizes.aux:
+            raise ConfigError(
+                f"loss.{term}.field: is aux_logits, but the student has no auxiliary head; set student.aux to its width, or "
+                f"loss.{term}=null weights.{term}=null"
+            )
     task = Mixture({term: build_loss(config) for term, config in recipe.loss.items()}) if recipe.loss else None
     method: Method | None = None
     if recipe.method is not None and teacher is not None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from kd import distributed
-from kd.losses.mixture import weighted_sum
 from kd.networks.build import save_network
 from kd.recipe import Recipe
 from students.environment import peak_memory_mb
@@ -27,21 +24,18 @@ class Recorder:
         self.recipe, self.tracker, self.progress = recipe, tracker, progress
         self.examiner, self.teacher = examiner, teacher
 
-    def after(self, trainer: Trainer, terms: dict[str, Tensor]) -> None:
-        """Show the step, log it, evaluate when it is time (the last step is left to the final evaluation)."""
+    def after(self, trainer: Trainer, terms: dict[str, float]) -> None:
+        """Show the step, log it, evaluate when it is time (also after the last step, which may be the best)."""
         every, last = self.recipe.evaluation.every, trainer.step == self.recipe.schedule.steps
         logs = trainer.step % self.recipe.run.log_every == 0 or last
-        values = self._values(terms)
+        weights = self.recipe.weights
+        values = {"loss": sum(weights[name] * value for name, value in terms.items()), **terms}
         self.progress.update(values, images=self.recipe.schedule.batch, lr=trainer.rates["student"])
         if logs:
             self.tracker.log(self._record(trainer, values), trainer.step)
         if every and (trainer.step % every == 0 or last):
             with self.progress.paused():
                 self._evaluate(trainer)
-
-    def _values(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        total = weighted_sum(terms, self.recipe.weights)
-        return {"loss": float(total)} | {name: float(term) for name, term in terms.items()}
 
     def _record(self, trainer: Trainer, values: dict[str, float]) -> dict[str, Any]:
         terms = {name: value for name, value in values.items() if name != "loss"}

@@ -35,7 +35,8 @@ def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: the directory belongs to another recipe or seed; nothing there is touched.
     """
-    if (folder / "run.json").exists():
+    begun = [name for name in (checkpoint.NAME, checkpoint.PREVIOUS, "result.json") if (folder / name).exists()]
+    if begun and (folder / "run.json").exists():
         known = checkpoint.read_json(folder / "run.json")
         if (known["fingerprint"], known["seed"]) != (fingerprint(recipe), recipe.seed):
             raise ConfigError(
@@ -79,22 +80,24 @@ def train(
     examiner = Examiner(recipe, train_data.classes, device)
     trainer = build_trainer(recipe, folder, teacher, train_data, device)
     batches = _batches(recipe, train_data, 0, device)  # checks the batch size before anything is written
-    state = checkpoint.load(folder, device)
-    identity = _identify(recipe, origins, folder)
-    if state is not None:
-        trainer.restore(state)
-        say(f"resuming {folder} at step {trainer.step}")
-        batches = _batches(recipe, train_data, trainer.step, device)
-    teacher_scores = examiner.examine_teacher(teacher, folder) if teacher is not None else None
-    name = f"{folder.parent.name}/{folder.name}"
-    first = trainer.step if state is not None else None
-    with Tracker(recipe.run.wandb, folder, identity["id"], name, plain(recipe), first) as tracker:
-        total, every = recipe.schedule.steps, recipe.run.log_every
-        with Progress(total, trainer.step, "training", every=every) as progress:
-            trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
-        result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
-        tracker.summary({"final": result["last"]})
-    return result | {"teacher": teacher_scores}
+    with checkpoint.locked(folder):
+        state = checkpoint.load(folder, device)
+        identity = _identify(recipe, origins, folder)
+        if state is not None:
+            trainer.restore(state)
+            say(f"resuming {folder} at step {trainer.step}")
+            batches = _batches(recipe, train_data, trainer.step, device)
+        if teacher is not None:
+            examiner.examine_teacher(teacher, folder)
+        name = f"{folder.parent.name}/{folder.name}"
+        first = trainer.step if state is not None else None
+        with Tracker(recipe.run.wandb, folder, identity["id"], name, plain(recipe), first) as tracker:
+            total, every = recipe.schedule.steps, recipe.run.log_every
+            with Progress(total, trainer.step, "training", every=every) as progress:
+                trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
+            result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
+            tracker.summary({"final": result["last"]})
+    return result
 
 
 def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: Dataset, device: torch.device) -> Trainer:
@@ -135,8 +138,10 @@ def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(folder / "recipe.yaml", describe(recipe, origins))
-        if not path.exists():
-            mark = fingerprint(recipe)
+        mark = fingerprint(recipe)
+        known = checkpoint.read_json(path) if path.exists() else {}
+        if (known.get("fingerprint"), known.get("seed")) != (mark, recipe.seed):
+            (folder / "teacher.json").unlink(missing_ok=True)
             identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
             checkpoint.write_json(path, identity)
     distributed.barrier()

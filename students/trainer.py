@@ -50,6 +50,7 @@ class Trainer:
         )
         self.stages = stage_ends(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
         self.step, self.seconds = 0, 0.0
+        self.evidence: tuple[dict[str, Tensor], Batch, Outputs | None]
         self.best: dict[str, Any] = {}
         self.stage: Stage | None = None
         self.wrapped: nn.Module = self.objective
@@ -81,7 +82,7 @@ class Trainer:
                     say(f"stopped at step {self.step} as asked; the same command resumes the run")
                     raise Interrupted(REQUEUE)
 
-    def one_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+    def one_step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step; returns the un-weighted terms, averaged over the accumulated parts."""
         recipe, parts = self.recipe, self.recipe.schedule.accumulate
         seed_everything(recipe.seed, "step", self.step, distributed.rank())
@@ -98,7 +99,8 @@ class Trainer:
             totals = {name: totals.get(name, 0) + term.detach() / parts for name, term in terms.items()}
         self._update()
         self.step += 1
-        return totals
+        values = torch.stack([total.float() for total in totals.values()]).tolist()  # one wait for the device, inside the clock
+        return dict(zip(totals, values, strict=True))
 
     def _backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
@@ -108,8 +110,9 @@ class Trainer:
         finite, labelled = torch.stack([total.detach().isfinite(), (batch.target != IGNORE).any()]).tolist()
         if not labelled:
             self._warn_unlabelled(batch)
-        if not finite:
-            self._refuse(terms, batch, outputs)
+        self.evidence = (terms, batch, outputs)
+        if distributed.any_rank(not finite, self.device):
+            self._refuse()
         self.scaler.scale(total / parts).backward()
         return terms
 
@@ -121,6 +124,8 @@ class Trainer:
             self.scaler.unscale_(schedule.optimizer)
         grads = [p.grad for p in parameters if p.grad is not None]
         self.gradient_norm = torch.nn.utils.get_total_norm(grads)
+        if not self.scaler.is_enabled() and not self.gradient_norm.isfinite():
+            self._refuse()
         if self.recipe.schedule.clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.schedule.clip, self.gradient_norm)
         for schedule in self.optimizers:
@@ -162,8 +167,10 @@ class Trainer:
                 "and those terms are 0. Once is harmless; often means wrong labels or crops too small (told once)"
             )
 
-    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, outputs: Outputs | None) -> None:
-        error = diagnose(self.folder, self.step, terms, batch, self.objective.student, outputs, self.rates)
+    def _refuse(self) -> None:
+        terms, batch, outputs = self.evidence
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            error = diagnose(self.folder, self.step, terms, batch, self.objective.student, outputs, self.rates)
         distributed.barrier()
         raise error
 

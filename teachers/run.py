@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ class RunTeacher(Teacher):
         except InputError as error:
             raise ConfigError(f"teacher.path: {error}. Train the teacher first and give its run directory") from None
         super().__init__(config, tuple(card["classes"]), classes, network.sizes, str(folder))
+        self.mark = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()[:16]
         self.network = network.requires_grad_(False)
         self.train(False)
 

@@ -17,8 +17,9 @@ from kd.types import Batch, Outputs, Sizes
 class Teacher(nn.Module, ABC):
     """Base of the teachers: callable ``batch -> Outputs``; never trained, never in train mode.
 
-    ``sizes`` says what its outputs look like; ``classes`` what its channels mean, which is the data set's order. A subclass
-    loads its network, passes its own classes on, and implements :meth:`answer` in its own order.
+    ``mark`` identifies weights that come from a file, so that a replaced teacher is noticed. ``sizes`` says what the outputs
+    look like; ``classes`` what the channels mean, which is the data set's order. A subclass loads its network, passes its own
+    classes on, and implements :meth:`answer` in its own order.
 
     Raises:
         ConfigError: the classes are not those of the data set.
@@ -35,6 +36,7 @@ class Teacher(nn.Module, ABC):
         super().__init__()
         self.config, self.classes, self.sizes, self.source = config, classes, sizes, source
         self.reorders = own != classes
+        self.mark: str | None = None
         self.register_buffer("order", torch.tensor(class_order(own, classes, source)), persistent=False)
 
     @abstractmethod

@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     from students.run import finished, train
     from teachers.load import load_teacher
 
-    folder = output(options, recipe.seed)
     device = distributed.local_device(recipe.run.device)
     with distributed.world(device):
+        folder = distributed.gather(output(options, recipe.seed))[0]
         if (result := finished(recipe, folder)) is not None:
             return report(result, folder, "was finished before; nothing to do")
         data = open_split(recipe.data, "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -129,7 +130,7 @@ def training_batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle,
     )
 
 
@@ -146,9 +147,13 @@ def whole_batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle,
     )
 
 
-def _one_thread(worker: int) -> None:  # noqa: ARG001
+def _settle(worker: int) -> None:  # noqa: ARG001
+    """One thread; and a stop signal to the whole process group is the trainer's to answer, who then ends its workers."""
     torch.set_num_threads(1)
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

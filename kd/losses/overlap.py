@@ -132,11 +132,12 @@ class JaccardMetricLoss(Loss):
         sums = cardinalities(p, q, config.norm, config.form)
         return self._reduce(sums, active_classes(p, q, mode, config.threshold))
 
-    def _cost(self, sums: Cardinalities) -> Tensor:
+    def _cost(self, sums: Cardinalities, active: Tensor) -> Tensor:
         config = self.config
         numerator = sums.tp + config.smooth
         denominator = numerator + config.alpha * sums.fp + config.beta * sums.fn
-        empty = denominator <= 0  # only with smooth 0: nothing there and nothing predicted is a perfect score
+        # with smooth 0, nothing there and nothing predicted is a perfect score; an inactive class must not reach the logarithm
+        empty = (denominator <= 0) | ~active
         rho = numerator.where(~empty, 1) / denominator.where(~empty, 1)
         cost = -rho.log() if config.log else 1 - rho
         if config.gamma > 1:
@@ -149,9 +150,9 @@ class JaccardMetricLoss(Loss):
         if config.per_batch:
             pooled = Cardinalities(*sum_over_ranks(torch.stack([part.sum(0) for part in sums])))
             somewhere = max_over_ranks(active.any(0).to(sums.tp.dtype)) > 0
-            total = total + config.per_batch * mean_where(self._cost(pooled), somewhere, 0)[0]
+            total = total + config.per_batch * mean_where(self._cost(pooled, somewhere), somewhere, 0)[0]
         if config.per_image or config.per_class:
-            cost = self._cost(sums)
+            cost = self._cost(sums, active)
         if config.per_image:
             means, any_class = mean_where(cost, active, 1)
             pair = sum_over_ranks(torch.stack([means.where(any_class, 0).sum(), any_class.sum().to(means)]))

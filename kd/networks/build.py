@@ -29,6 +29,7 @@ def save_network(network: Network, folder: Path, name: str, facts: dict[str, Any
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     partial = folder / f".{name}.safetensors.partial"
     save_file(weights, partial)
+    partial.chmod(0o644)  # safetensors writes for the owner alone; a colleague's run may want this teacher
     partial.replace(folder / f"{name}.safetensors")
     card = {"network": network.config.model_dump(mode="json"), **facts}
     partial = folder / f".{name}.yaml.partial"

@@ -1,0 +1,142 @@
+"""Mishaps around a run: signals to the whole group, broken gradients, exchanged teachers, crowded directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_run import LONGER, command_line, until_step, write_recipe
+from tiny import STUDENT, execute, merged, tiny
+
+from kd.config import ConfigError, InputError
+from kd.losses.overlap import JaccardMetricLoss
+from students import checkpoint
+from students.guard import NonFiniteLossError
+from students.trainer import Trainer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_spares_the_loader(tmp_path: Path, number: int) -> None:
+    """``timeout`` and schedulers signal workers too; the trainer must still write its checkpoint."""
+    recipe = write_recipe(tmp_path, **merged(LONGER, {"run": {"workers": 2}}))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(
+        command_line(recipe, tmp_path / "run"), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    until_step(tmp_path / "run", 3, process)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Trainer.one_step
+
+    def poisons(self: Trainer, batches: Any) -> Any:
+        if self.step == 3:
+            weight = self.objective.student.head.classifier.weight
+            weight.register_hook(lambda grad: torch.full_like(grad, float("nan")))
+        return original(self, batches)
+
+    monkeypatch.setattr(Trainer, "one_step", poisons)
+    with pytest.raises(NonFiniteLossError, match=r"step 3: .*all finite.*gradient.*no step was taken"):
+        execute(tiny(run={"checkpoint_every": 1}), tmp_path)
+    state = checkpoint.load(tmp_path, torch.device("cpu"))
+    assert state is not None
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["objective"].values())
+    assert "nan" in json.loads((tmp_path / "diagnosis.json").read_text())["gradient_norms"].values()
+
+
+def test_an_exchanged_teacher_is_noticed_on_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(tiny(schedule={"steps": 1}, evaluation={"every": 0}), tmp_path / "teacher")
+    recipe = tiny("kd", teacher={"name": "run", "path": str(tmp_path / "teacher")}, evaluation={"every": 0})
+    monkeypatch.setattr("students.run._conclude", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
+    with pytest.raises(RuntimeError, match="cut"):
+        execute(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    file = tmp_path / "teacher" / "student.safetensors"
+    weights = load_file(file)
+    save_file({key: value * 1.01 if value.is_floating_point() else value for key, value in weights.items()}, file)
+    with pytest.raises(ConfigError, match=r"holds other weights than when this run began.*put the old ones back"):
+        execute(recipe, tmp_path / "run")
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from students import checkpoint
+with checkpoint.locked(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    input()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="another process is training there"), checkpoint.locked(tmp_path):
+        pass
+    holder.communicate("\n", timeout=30)
+    with checkpoint.locked(tmp_path):
+        pass
+
+
+def test_a_first_attempt_that_was_refused_does_not_keep_the_directory(tmp_path: Path) -> None:
+    fresh = {"name": "fresh", "network": STUDENT}
+    with pytest.raises(ConfigError, match="floor"):
+        execute(tiny("kd", teacher={**fresh, "floor": 99}, evaluation={"every": 0}), tmp_path)
+    result = execute(tiny("kd", teacher=fresh, evaluation={"every": 0}), tmp_path)
+    assert result["status"] == "finished"
+
+
+def test_where_the_data_lies_is_no_part_of_a_runs_identity(tmp_path: Path) -> None:
+    from kd.recipe import fingerprint, load
+
+    path = Path(__file__).parent.parent / "recipes/camvid/r18_ce.yaml"
+    marks = [fingerprint(load(path, [f"data.root={root}"])[0]) for root in (tmp_path, "/elsewhere")]
+    assert marks[0] == marks[1]
+    assert marks[0] != fingerprint(load(path, ["data.resize=[180, 240]"])[0])
+
+
+def test_a_term_on_a_missing_head_is_told_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.ce_aux\.field: is aux_logits, but the student has no auxiliary head"):
+        execute(tiny(student={"aux": 0}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["loss", "a.b", "no"])
+def test_names_that_would_be_lost_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"loss has a term '{name}'"):
+        tiny(loss={name: {"name": "cross_entropy"}}, weights={name: 1.0})
+
+
+def test_the_logarithm_of_an_inactive_class_spoils_no_gradient() -> None:
+    logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.randint(0, 3, (2, 8, 8), generator=torch.Generator().manual_seed(1))  # class 3 is absent
+    JaccardMetricLoss(log=True, smooth=0.0)(logits, labels).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_smoke_on_two_processes() -> None:
+    root = Path(__file__).parent.parent
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(root / "tools/train.py"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command += [str(root / "recipes/shapes/tiny_kd.yaml"), "--smoke"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished") == 1
