@@ -37,6 +37,11 @@ class Examiner:
         self.config, self.classes, self.device, self.machine = recipe.evaluation, classes, device, recipe.run
         splits = {self.config.select, self.config.report}
         self.data: dict[str, Dataset] = {split: open_split(recipe.data, split) for split in sorted(splits)}
+        for split, data in self.data.items():
+            if tuple(data.classes) != tuple(classes):
+                raise ConfigError(
+                    f"data: the split '{split}' has the classes {', '.join(data.classes)}; the network knows {', '.join(classes)}"
+                )
         self.predict = lookup("kd.evaluate", self.config.predictor.name, "Predictor")(self.config.predictor)
         self.precision = precision(recipe.schedule.precision, device)
 
