@@ -40,7 +40,7 @@ class Examiner:
         for split, data in self.data.items():
             if tuple(data.classes) != tuple(classes):
                 raise ConfigError(
-                    f"data: the split '{split}' has the classes {', '.join(data.classes)}; the network knows {', '.join(classes)}"
+                    f"data: split '{split}' has the classes {', '.join(data.classes)}; the network knows {', '.join(classes)}"
                 )
         self.predict = lookup("kd.evaluate", self.config.predictor.name, "Predictor")(self.config.predictor)
         self.precision = precision(recipe.schedule.precision, device)
