@@ -40,13 +40,6 @@ class Outputs:
             raise ValueError(f"the network has no {field}; build it with an auxiliary head, or drop the terms that use it")
         return resample(full_precision(maps), size, self.align_corners)
 
-    def detach(self) -> Outputs:
-        """The same values without a graph."""
-        aux = None if self.aux_logits is None else self.aux_logits.detach()
-        embedding = None if self.embedding is None else self.embedding.detach()
-        pyramid = tuple(level.detach() for level in self.pyramid)
-        return Outputs(self.logits.detach(), aux, embedding, pyramid, self.align_corners)
-
 
 def full_precision(values: Tensor) -> Tensor:
     """Half types become float32; sums over millions of pixels need it. float64 stays."""

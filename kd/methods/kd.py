@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from kd.losses.kl import logit_kl
 from kd.methods.method import Method
-from kd.types import IGNORE, Outputs, Sizes, full_precision, nearest_labels, resample
+from kd.types import IGNORE, Outputs, full_precision, nearest_labels, resample
 
 
 class KD(Method):
@@ -27,9 +27,6 @@ class KD(Method):
         kd_mask: Literal["all", "valid"] = "all"
 
     terms = ("kl",)
-
-    def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
-        super().__init__(config, student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """The term ``kl``."""
