@@ -14,7 +14,15 @@ core = [
     "safetensors>=0.4.5",
     "wandb>=0.31",
 ]
+extras = {
+    "hf": ["transformers>=4.48"],
+    "smp": ["segmentation-models-pytorch>=0.5"],
+    "export": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.19"],
+    "sbd": ["scipy>=1.11"],
+}
+everything = [package for packages in extras.values() for package in packages]
 development = [
+    *everything,
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
@@ -36,5 +44,5 @@ setup(
     packages=find_packages(include=["kd*", "teachers*", "students*"]),
     package_data={"kd": ["py.typed"], "teachers": ["py.typed"], "students": ["py.typed"]},
     install_requires=core,
-    extras_require={"dev": development},
+    extras_require={**extras, "all": everything, "dev": development},
 )

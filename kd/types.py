@@ -66,8 +66,8 @@ def nearest_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
 class Sizes:
     """What a network declares about its outputs, so that a method can check the pair before any training.
 
-    ``stride`` counts pixels per step of the logits' grid; ``embedding`` the embedding's channels; ``pyramid`` and
-    ``pyramid_strides`` the channels and strides of the backbone's levels.
+    ``stride`` counts pixels per step of the logits' grid; ``embedding`` the embedding's channels (0: none); ``pyramid`` and
+    ``pyramid_strides`` the channels and strides of the backbone's levels (empty: none).
     """
 
     classes: int
@@ -76,6 +76,12 @@ class Sizes:
     aux: bool
     pyramid: tuple[int, ...] = ()
     pyramid_strides: tuple[int, ...] = ()
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of ``Outputs`` that are there."""
+        there = {"aux_logits": self.aux, "embedding": self.embedding > 0, "pyramid": bool(self.pyramid)}
+        return frozenset({"logits", *(name for name, given in there.items() if given)})
 
 
 class Geometry(NamedTuple):

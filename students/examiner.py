@@ -45,6 +45,12 @@ class Examiner:
         self.predict = lookup("kd.evaluate", self.config.predictor.name, "Predictor")(self.config.predictor)
         self.precision = precision(recipe.schedule.precision, device)
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the network's channels mean and how to paint them."""
+        colours = self.data[self.config.select].colours
+        return {"classes": list(self.classes), "colours": [list(colour) for colour in colours]}
+
     def scores(self, look: Looker, split: str, limit: int = 0, calibration: bool = False) -> tuple[dict[str, Any], Counts]:
         """Scores of a network in eval mode, and its per-image counts."""
         rank, world = distributed.rank(), distributed.world_size()

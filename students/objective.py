@@ -52,12 +52,24 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
     task = Mixture({term: build_loss(config) for term, config in recipe.loss.items()}) if recipe.loss else None
     method: Method | None = None
     if recipe.method is not None and teacher is not None:
-        method = lookup("kd.methods", recipe.method.name, "Method")(recipe.method, student.sizes, teacher)
+        method = build_method(recipe.method, student.sizes, teacher)
     names = [*(recipe.loss or {}), *(method.terms if method else ())]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
     return Objective(student, task, recipe.labels, method)
+
+
+def build_method(config: Any, student: Sizes, teacher: Sizes) -> Method:
+    """The method that a configuration names, for a pair of networks that can give what it reads."""
+    cls = lookup("kd.methods", config.name, "Method")
+    if lacking := sorted(cls.needs - teacher.fields):
+        raise ConfigError(
+            f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
+            f"{', '.join(sorted(teacher.fields))}; choose a teacher that has them (a run of this toolkit does), or a method "
+            "that reads logits, such as kd"
+        )
+    return cls(config, student, teacher)
 
 
 def build_loss(config: Any) -> Any:

@@ -59,7 +59,7 @@ class Recorder:
         if miou is not None and miou > trainer.best.get("mIoU", -1.0):
             trainer.best = {"step": trainer.step, "mIoU": miou}
             if distributed.is_main():
-                facts = {"classes": list(self.examiner.classes), "step": trainer.step, "mIoU": miou}
+                facts = {**self.examiner.card, "step": trainer.step, "mIoU": miou}
                 save_network(trainer.network, trainer.folder, "best", facts)
         if distributed.is_main():
             name = f"step_{trainer.step:07d}.png"

@@ -158,7 +158,7 @@ def _conclude(
 ) -> dict[str, Any]:
     """Final evaluation on both splits, the deployable student, ``counts.npz``, ``result.json``."""
     network = trainer.network
-    facts = {"classes": list(examiner.classes), "fingerprint": identity["fingerprint"], "step": trainer.step}
+    facts = {**examiner.card, "fingerprint": identity["fingerprint"], "step": trainer.step}
     if distributed.is_main():
         save_network(network, folder, "student", facts)
     last, counts = examiner.final(network)

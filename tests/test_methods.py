@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kd.lookup import lookup, options
 from kd.methods.jml_kd import JmlKd
 from kd.methods.method import Method
 from kd.types import IGNORE, Outputs, Sizes
+from students.objective import build_method
 
 METHODS = sorted(options("kd.methods", "Method"))
 CLASSES, STRIDE = 5, 8
@@ -146,3 +148,9 @@ def test_jml_kd_refuses_a_pair_without_auxiliary_heads(role: str) -> None:
     with pytest.raises(ConfigError, match=rf"method\.aux: is true, but the {role} has no auxiliary head.*weights\.ce_aux=null"):
         JmlKd(JmlKd.Config(), **pair)
     assert JmlKd(JmlKd.Config(aux=False), **pair).needs == {"logits"}
+
+
+def test_a_teacher_that_lacks_what_a_method_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kd.methods.kd.KD.needs", frozenset({"logits", "embedding"}))
+    with pytest.raises(ConfigError, match=r"kd reads the teacher's embedding, but this teacher gives only logits; choose"):
+        build_method(SimpleNamespace(name="kd"), Sizes(3, 8, 4, False), Sizes(3, 4, 0, False))

@@ -43,7 +43,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path
 
     def poisons(self: Trainer, batches: Any) -> Any:
         if self.step == 3:
-            weight = self.objective.student.head.classifier.weight
+            weight = self.objective.student.head.classifier.conv.weight
             weight.register_hook(lambda grad: torch.full_like(grad, float("nan")))
         return original(self, batches)
 

@@ -87,7 +87,7 @@ def test_without_an_auxiliary_head_there_is_none() -> None:
 def test_the_embedding_is_what_the_classifier_sees() -> None:
     student = network(dropout=0.5).eval()
     outputs = student(images())
-    assert torch.equal(student.head.classifier(outputs.embedding), outputs.logits)
+    assert torch.equal(student.head.classifier.conv(outputs.embedding), outputs.logits)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0"])

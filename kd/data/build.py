@@ -16,8 +16,9 @@ def open_split(config: Any, split: str) -> Dataset:
         ConfigError: the data set has no such split, holds nothing, or its files are missing.
     """
     cls = lookup("kd.data", config.name, "Dataset")
-    if split not in cls.splits:
-        raise ConfigError(f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(cls.splits)}")
+    splits = cls.offers(config)
+    if split not in splits:
+        raise ConfigError(f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(splits)}")
     data: Dataset = cls(config, split)
     if len(data) == 0:
         raise ConfigError(f"data: the split '{split}' of {config.name} is empty; check data.root and the split's list")

@@ -8,7 +8,7 @@ training set: select on ``val``, report ``test``. Brostow et al., "Semantic obje
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +34,7 @@ class CamVid(Dataset):
         root: str | None = None
         resize: tuple[int, int] | None = None
 
-    classes: ClassVar[tuple[str, ...]] = (
+    classes: tuple[str, ...] = (
         "sky",
         "building",
         "pole",
@@ -47,7 +47,7 @@ class CamVid(Dataset):
         "pedestrian",
         "bicyclist",
     )
-    colours: ClassVar[tuple[Colour, ...]] = (
+    colours: tuple[Colour, ...] = (
         (128, 128, 128),
         (128, 0, 0),
         (192, 192, 128),

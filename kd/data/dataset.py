@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,18 +22,23 @@ class Dataset(ABC):
     """Pairs of an RGB image and a label map, by number.
 
     ``classes`` and ``colours`` are parallel; label ``i`` means ``classes[i]``, 255 means ignored. ``splits`` names what
-    can be asked for. Reading must be a pure function of the number.
+    can be asked for; :meth:`offers` where that depends on the configuration. Reading must be a pure function of the number.
     """
 
     class Config(Named):
         """Knobs of the data set."""
 
-    classes: ClassVar[tuple[str, ...]]
-    colours: ClassVar[tuple[Colour, ...]]
+    classes: tuple[str, ...]
+    colours: tuple[Colour, ...]
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
     @abstractmethod
     def __init__(self, config: Config, split: str) -> None: ...
+
+    @classmethod
+    def offers(cls, config: Any) -> tuple[str, ...]:  # noqa: ARG003
+        """The splits that a configuration has."""
+        return cls.splits
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import timm
 from kd.config import ConfigError
 
 
-def build_backbone(name: str, output_stride: int, pretrained: bool | str) -> Any:
+def build_backbone(name: str, output_stride: int, pretrained: bool | str, options: Mapping[str, Any]) -> Any:
     """A timm backbone that returns its levels, finest first.
 
-    ``pretrained``: true takes timm's weights from the Hugging Face hub, a text is a weight file (.pth or .safetensors).
+    ``options`` go to timm's constructor. ``pretrained``: true takes timm's weights from the Hugging Face hub, a text is a weight
+    file (.pth or .safetensors).
 
     Raises:
         ConfigError: timm does not know the backbone, it cannot have this stride, or its weights are unavailable or others.
@@ -23,7 +25,7 @@ def build_backbone(name: str, output_stride: int, pretrained: bool | str) -> Any
         close = difflib.get_close_matches(name, timm.list_models(), n=6)
         hint = f"close names: {', '.join(close)}" if close else "timm.list_models() lists them"
         raise ConfigError(f"backbone: '{name}' is unknown to timm {timm.__version__}; {hint}")
-    network = _create(name, output_stride, pretrained is True)
+    network = _create(name, output_stride, pretrained is True, options)
     reached = network.feature_info.reduction()[-1]
     if reached != output_stride:
         raise ConfigError(f"output_stride: is {output_stride}, but {name} then has stride {reached}; use 8, 16 or 32")
@@ -32,9 +34,9 @@ def build_backbone(name: str, output_stride: int, pretrained: bool | str) -> Any
     return network
 
 
-def _create(name: str, output_stride: int, pretrained: bool) -> Any:
+def _create(name: str, output_stride: int, pretrained: bool, options: Mapping[str, Any]) -> Any:
     try:
-        return timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=pretrained)
+        return timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=pretrained, **options)
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
         reason = str(error) or "timm refuses it"
         raise ConfigError(

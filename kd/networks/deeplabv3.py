@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.distributed import world_size
-from kd.networks.network import Network, conv_norm_relu
+from kd.networks.network import Classifier, Network, conv_norm_relu
 
 
 class ASPP(nn.Module):
@@ -34,19 +33,15 @@ class ASPP(nn.Module):
 
 
 class DeepLabHead(nn.Module):
-    """ASPP, conv 3x3, norm, ReLU, dropout, classifier. The embedding is taken before the dropout."""
+    """ASPP, conv 3x3, norm, ReLU, dropout, classifier."""
 
-    def __init__(self, inputs: int, width: int, classes: int, rates: tuple[int, ...], dropout: tuple[float, float]) -> None:
+    def __init__(self, aspp: ASPP, width: int, classifier: Classifier) -> None:
         super().__init__()
-        self.aspp = ASPP(inputs, width, rates, dropout[0])
-        self.neck = conv_norm_relu(width, width)
-        self.dropout = dropout[1]
-        self.classifier = nn.Conv2d(width, classes, 1)
+        self.aspp, self.neck, self.classifier = aspp, conv_norm_relu(width, width), classifier
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Logits and embedding."""
-        embedding = self.neck(self.aspp(pyramid[-1]))
-        return self.classifier(F.dropout(embedding, self.dropout, self.training)), embedding
+        return self.classifier(self.neck(self.aspp(pyramid[-1])))
 
 
 class DeepLabV3(Network):
@@ -63,9 +58,10 @@ class DeepLabV3(Network):
         rates: tuple[int, ...] = (12, 24, 36)
         aspp_dropout: float = Field(0.0, ge=0, lt=1)
 
-    def build_head(self, channels: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
+    def build_head(self, channels: tuple[int, ...], strides: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
         """The DeepLab head on the last level."""
         config = self.config
-        rates = tuple(max(1, rate * 8 // config.output_stride) for rate in config.rates)
-        dropout = (config.aspp_dropout, config.dropout)
-        return DeepLabHead(channels[-1], config.width, classes, rates, dropout), config.width
+        rates = tuple(max(1, rate * 8 // strides[-1]) for rate in config.rates)
+        aspp = ASPP(channels[-1], config.width, rates, config.aspp_dropout)
+        classifier = Classifier(config.width, classes, config.dropout, config.tap)
+        return DeepLabHead(aspp, config.width, classifier), config.width

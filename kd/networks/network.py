@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,20 @@ def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
+class Classifier(nn.Module):
+    """Dropout and a 1x1 convolution; gives logits and the embedding, taken before or after the dropout."""
+
+    def __init__(self, width: int, classes: int, dropout: float, tap: str) -> None:
+        super().__init__()
+        self.dropout, self.tap = nn.Dropout(dropout), tap
+        self.conv = nn.Conv2d(width, classes, 1)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """``B D h w`` to logits ``B K h w`` and embedding."""
+        dropped = self.dropout(embedding)
+        return self.conv(dropped), embedding if self.tap == "before" else dropped
+
+
 class AuxHead(nn.Sequential):
     """Conv 3x3, norm, ReLU, dropout, classifier, on the second to last level of the backbone."""
 
@@ -36,13 +50,19 @@ class Network(nn.Module, ABC):
     """
 
     class Config(Named):
-        """``aux`` is the auxiliary head's width (0: none); ``pretrained`` true (timm's weights), false, or a weight file."""
+        """``aux`` is the auxiliary head's width (0: none); ``pretrained`` true (timm's weights), false, or a weight file.
+
+        ``options`` go to the backbone, e.g. ``{stem_type: deep, stem_width: 64}``. ``tap`` says whether the embedding is taken
+        before or after the dropout in front of the classifier (JML-KD: not used; CIRKD's repository: after).
+        """
 
         backbone: str = "resnet18d"
+        options: dict[str, Any] = Field(default_factory=dict)
         pretrained: bool | str = True
         output_stride: int = Field(8, ge=1)
         aux: int = Field(0, ge=0)
         dropout: float = Field(0.1, ge=0, lt=1)
+        tap: Literal["before", "after"] = "before"
         align_corners: bool = False
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
         std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -53,18 +73,18 @@ class Network(nn.Module, ABC):
     def __init__(self, config: Any, classes: int) -> None:
         super().__init__()
         self.config, self.classes = config, classes
-        self.backbone = build_backbone(config.backbone, config.output_stride, config.pretrained)
+        self.backbone = build_backbone(config.backbone, config.output_stride, config.pretrained, config.options)
         levels = self.backbone.feature_info
         channels, strides = tuple(levels.channels()), tuple(levels.reduction())
-        self.head, width = self.build_head(channels, classes)
+        self.head, width = self.build_head(channels, strides, classes)
         self.aux_head = AuxHead(channels[-2], config.aux, classes, config.dropout) if config.aux else None
         self.sizes = Sizes(classes, self.logit_stride(strides), width, bool(config.aux), channels, strides)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     @abstractmethod
-    def build_head(self, channels: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
-        """The head, a module from the levels to (logits, embedding), and the embedding's channels."""
+    def build_head(self, channels: tuple[int, ...], strides: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
+        """The head, a module from the backbone's levels to (logits, embedding), and the embedding's channels."""
 
     def logit_stride(self, strides: tuple[int, ...]) -> int:
         """Pixels per step of the logits' grid; the last level's unless the head refines it."""
