@@ -15,8 +15,8 @@ from kd.config import ConfigError
 def build_backbone(name: str, output_stride: int, pretrained: bool | str, options: Mapping[str, Any]) -> Any:
     """A timm backbone that returns its levels, finest first.
 
-    ``options`` go to timm's constructor. ``pretrained``: true takes timm's weights from the Hugging Face hub, a text is a weight
-    file (.pth or .safetensors).
+    ``options`` go to timm's constructor. ``pretrained``: true takes timm's weights from the Hugging Face hub, a text is a
+    weight file (.pth or .safetensors).
 
     Raises:
         ConfigError: timm does not know the backbone, it cannot have this stride, or its weights are unavailable or others.
