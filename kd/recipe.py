@@ -87,7 +87,7 @@ class Machine(Config):
     device: str = "auto"
     deterministic: bool = False
     workers: int = Field(2, ge=0)
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
     log_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     previews: int = Field(4, ge=0)

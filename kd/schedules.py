@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kd.config import Config
 
@@ -32,6 +32,14 @@ class OptimizerConfig(Config):
     head_multiplier: float = Field(1.0, gt=0)
     decay_norms: bool = False
     learning_rate: LearningRateConfig = LearningRateConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> OptimizerConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {list(self.betas)}; both must be at least 0 and below 1, e.g. [0.9, 0.999]")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov is true, but momentum is 0; give a momentum, e.g. 0.9, or set nesterov=false")
+        return self
 
 
 def factor(config: LearningRateConfig, step: int, total: int) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kd.config import ConfigError
 from kd.lookup import lookup
 from kd.losses.label_smoothing import LabelSmoothing, soften
+from kd.losses.loss import Loss
 from kd.losses.mixture import Mixture, check_weights
 from kd.methods.method import Method
 from kd.networks.network import Network
@@ -49,7 +50,8 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
                 f"loss.{term}.field: is aux_logits, but the student has no auxiliary head; set student.aux to its width, or "
                 f"loss.{term}=null weights.{term}=null"
             )
-    task = Mixture({term: build_loss(config) for term, config in recipe.loss.items()}) if recipe.loss else None
+    terms = {term: _fitting(term, build_loss(config), student.classes) for term, config in (recipe.loss or {}).items()}
+    task = Mixture(terms) if terms else None
     method: Method | None = None
     if recipe.method is not None and teacher is not None:
         method = build_method(recipe.method, student.sizes, teacher)
@@ -70,6 +72,14 @@ def build_method(config: Any, student: Sizes, teacher: Sizes) -> Method:
             "that reads logits, such as kd"
         )
     return cls(config, student, teacher)
+
+
+def _fitting(term: str, loss: Loss, classes: int) -> Loss:
+    try:
+        loss.check(classes)
+    except ValueError as error:
+        raise ConfigError(f"loss.{term}: {error}") from None
+    return loss
 
 
 def build_loss(config: Any) -> Any:

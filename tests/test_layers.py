@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "kd.recipe": FLOOR | {"kd.losses.label_smoothing", "kd.data.augment"},
     "kd.results": RECIPE,
     "kd.sweep": RECIPE,
+    "kd.published": FLOOR,
     "teachers": {"kd", "teachers"},
     "students": {"kd", "students", "teachers.Teacher"},
     "tools": {"kd", "students", "teachers"},

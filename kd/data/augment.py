@@ -39,6 +39,8 @@ class Augmentation(Config):
         low, high = self.scale
         if not 0 < low <= high:
             raise ValueError(f"scale is [{low}, {high}]; it needs 0 < low <= high")
+        if not all(0 <= value <= 255 for value in self.fill):
+            raise ValueError(f"fill is {list(self.fill)}; an RGB colour has values from 0 to 255")
         if min(self.crop) < 8:
             raise ValueError(f"crop is {list(self.crop)}; both sides need 8 pixels or more")
         return self

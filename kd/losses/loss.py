@@ -37,6 +37,14 @@ class Loss(nn.Module):
         super().__init__()
         self.config: Any = validate(type(self).Config, knobs, type(self).__name__)
 
+    def check(self, classes: int) -> None:
+        """Refuse knobs that do not fit a number of classes, before any training.
+
+        Raises:
+            ValueError: naming knob, value and rule.
+        """
+        check_classes(getattr(self, "class_weights", None), classes)
+
     def extra_repr(self) -> str:
         """The knobs that differ from their defaults."""
         return ", ".join(f"{key}={value!r}" for key, value in self.config.model_dump(exclude_defaults=True).items())

@@ -114,6 +114,12 @@ class JaccardMetricLoss(Loss):
         super().__init__(**knobs)
         self.register_buffer("class_weights", class_weight_buffer(self.config.class_weights), persistent=False)
 
+    def check(self, classes: int) -> None:
+        """See :meth:`Loss.check`."""
+        super().check(classes)
+        for mode in (self.config.active_hard, self.config.active_soft):
+            _check_listed(mode, classes)
+
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Scalar; see :class:`Loss` for shapes. Exactly 0, with zero gradient, if no pixel is kept."""
         with torch.autocast(logits.device.type, enabled=False):
