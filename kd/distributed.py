@@ -121,6 +121,15 @@ def gather(value: T) -> list[T]:
     return gathered
 
 
+def gather_tensor(values: Tensor) -> Tensor:
+    """Every rank's tensor, which must have one shape, one after the other along the first axis. No gradient."""
+    if world_size() == 1:
+        return values.detach()
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:

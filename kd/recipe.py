@@ -33,6 +33,11 @@ def _named(folder: str, base: str) -> Any:
     return Annotated[SerializeAsAny[Named], BeforeValidator(check)]
 
 
+def _stacked(value: Any) -> Any:
+    """A list of methods is the method ``several``."""
+    return {"name": "several", "members": value} if isinstance(value, (list, tuple)) else value
+
+
 class Schedule(Config):
     """How long and how to train. ``batch`` is global: over all processes and ``accumulate`` parts.
 
@@ -106,7 +111,7 @@ class Recipe(Config):
     teacher: _named("teachers", "Teacher") | None = None  # type: ignore[valid-type]
     labels: LabelSmoothing | None = None
     loss: dict[str, _named("kd.losses", "Loss")] | None = None  # type: ignore[valid-type]
-    method: _named("kd.methods", "Method") | None = None  # type: ignore[valid-type]
+    method: Annotated[_named("kd.methods", "Method") | None, BeforeValidator(_stacked)] = None  # type: ignore[valid-type]
     weights: dict[str, float] = Field(default_factory=dict)
     schedule: Schedule = Schedule()
     evaluation: Evaluating = Evaluating()

@@ -67,7 +67,8 @@ class Sizes:
     """What a network declares about its outputs, so that a method can check the pair before any training.
 
     ``stride`` counts pixels per step of the logits' grid; ``embedding`` the embedding's channels (0: none); ``pyramid`` and
-    ``pyramid_strides`` the channels and strides of the backbone's levels (empty: none).
+    ``pyramid_strides`` the channels and strides of the backbone's levels (empty: none). ``grid`` is the size (h, w) of the
+    logits of a training crop, where it is known.
     """
 
     classes: int
@@ -76,6 +77,7 @@ class Sizes:
     aux: bool
     pyramid: tuple[int, ...] = ()
     pyramid_strides: tuple[int, ...] = ()
+    grid: tuple[int, int] = (0, 0)
 
     @property
     def fields(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,12 +28,13 @@ class Objective(nn.Module):
     def __init__(self, student: Network, task: Mixture | None, labels: LabelSmoothing | None, method: Method | None) -> None:
         super().__init__()
         self.student, self.task, self.labels, self.method = student, task, labels, method
+        self.rests = False
 
     def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
-        """All terms of one batch."""
-        outputs = self.student(batch.image)
+        """All terms of one batch; in a stage where the student rests it does not look, and there is no task loss."""
+        outputs = None if self.rests else self.student(batch.image)
         terms: dict[str, Tensor] = {}
-        if self.task is not None:
+        if self.task is not None and outputs is not None:
             target, keep = batch.target, None
             if self.labels is not None:
                 target, keep = soften(batch.target, self.student.classes, self.labels)
@@ -54,12 +56,18 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
     task = Mixture(terms) if terms else None
     method: Method | None = None
     if recipe.method is not None and teacher is not None:
-        method = build_method(recipe.method, student.sizes, teacher)
+        method = build_method(recipe.method, *(on_crop(sizes, recipe.augmentation.crop) for sizes in (student.sizes, teacher)))
     names = [*(recipe.loss or {}), *(method.terms if method else ())]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
     return Objective(student, task, recipe.labels, method)
+
+
+def on_crop(sizes: Sizes, crop: tuple[int, int]) -> Sizes:
+    """Sizes with the grid of the logits of a training crop (H, W)."""
+    height, width = (-(-side // sizes.stride) for side in crop)
+    return replace(sizes, grid=(height, width))
 
 
 def build_method(config: Any, student: Sizes, teacher: Sizes) -> Method:

@@ -26,7 +26,7 @@ class Recorder:
 
     def after(self, trainer: Trainer, terms: dict[str, float]) -> None:
         """Show the step, log it, evaluate when it is time (also after the last step, which may be the best)."""
-        every, last = self.recipe.evaluation.every, trainer.step == self.recipe.schedule.steps
+        every, last = self.recipe.evaluation.every, trainer.step == trainer.total
         logs = trainer.step % self.recipe.run.log_every == 0 or last
         weights = self.recipe.weights
         values = {"loss": sum(weights[name] * value for name, value in terms.items()), **terms}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from kd import distributed
 from kd.config import ConfigError
@@ -79,21 +80,20 @@ def train(
     torch.use_deterministic_algorithms(recipe.run.deterministic, warn_only=True)
     examiner = Examiner(recipe, train_data.classes, device)
     trainer = build_trainer(recipe, folder, teacher, train_data, device)
-    batches = _batches(recipe, train_data, 0, device)  # checks the batch size before anything is written
+    batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):
         state = checkpoint.load(folder, device)
         identity = _identify(recipe, origins, folder)
         if state is not None:
             trainer.restore(state)
             say(f"resuming {folder} at step {trainer.step}")
-            batches = _batches(recipe, train_data, trainer.step, device)
+            batches = _batches(recipe, train_data, trainer.step, trainer.total, device)
         if teacher is not None:
             examiner.examine_teacher(teacher, folder)
         name = f"{folder.parent.name}/{folder.name}"
         first = trainer.step if state is not None else None
         with Tracker(recipe.run.wandb, folder, identity["id"], name, plain(recipe), first) as tracker:
-            total, every = recipe.schedule.steps, recipe.run.log_every
-            with Progress(total, trainer.step, "training", every=every) as progress:
+            with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every) as progress:
                 trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
             result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
             tracker.summary({"final": result["last"]})
@@ -115,7 +115,7 @@ def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: D
     return trainer
 
 
-def _batches(recipe: Recipe, data: Dataset, first: int, device: torch.device) -> Any:
+def _batches(recipe: Recipe, data: Dataset, first: int, last: int, device: torch.device) -> Any:
     schedule = recipe.schedule
     return training_batches(
         data,
@@ -123,7 +123,7 @@ def _batches(recipe: Recipe, data: Dataset, first: int, device: torch.device) ->
         seed=recipe.seed,
         batch=schedule.batch,
         first=first,
-        last=schedule.steps,
+        last=last,
         accumulate=schedule.accumulate,
         rank=distributed.rank(),
         world=distributed.world_size(),
@@ -161,6 +161,7 @@ def _conclude(
     facts = {**examiner.card, "fingerprint": identity["fingerprint"], "step": trainer.step}
     if distributed.is_main():
         save_network(network, folder, "student", facts)
+        _keep(trainer, folder)
     last, counts = examiner.final(network)
     best = _best(folder, trainer, examiner, last)
     result = {
@@ -170,6 +171,7 @@ def _conclude(
         "parts": {part: fingerprint(recipe, [part]) for part in IDENTITY},
         "method": recipe.method.name if recipe.method else None,
         "steps": trainer.step,
+        "student_steps": recipe.schedule.steps,
         "selected_on": recipe.evaluation.select,
         "reported_on": recipe.evaluation.report,
         "last": last,
@@ -184,6 +186,16 @@ def _conclude(
         checkpoint.write_json(folder / "result.json", result)
     distributed.barrier()
     return result
+
+
+def _keep(trainer: Trainer, folder: Path) -> None:
+    """What the method wants to leave to other runs."""
+    method = trainer.objective.method
+    if method is not None and (kept := method.keeps()):
+        partial = folder / ".method.safetensors.partial"
+        save_file({name: values.cpu().contiguous() for name, values in kept.items()}, partial)
+        partial.chmod(0o644)
+        partial.replace(folder / "method.safetensors")
 
 
 def _teacher_scores(folder: Path) -> Any:

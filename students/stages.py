@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from typing import NamedTuple
+
 import torch
 
 from kd.config import ConfigError
 from kd.types import Stage
 
 
-def stage_ends(stages: tuple[Stage, ...], steps: int) -> list[tuple[int, Stage]]:
-    """Each stage with the step at which it ends; shares are relative, the last stage takes the remainder."""
-    total, passed, ends = sum(stage.share for stage in stages), 0.0, []
-    for stage in stages:
-        passed += stage.share
-        ends.append((round(steps * passed / total), stage))
-    return ends
+class Span(NamedTuple):
+    """A stage and its steps, ``first`` to ``end`` exclusive."""
+
+    stage: Stage
+    first: int
+    end: int
 
 
-def stage_at(ends: list[tuple[int, Stage]], step: int) -> Stage:
+def spans(stages: tuple[Stage, ...], steps: int) -> list[Span]:
+    """The stages one after the other. ``steps`` counts those that train the student, so that every method trains it equally
+    long; other stages come on top, in proportion to their share."""
+    total = sum(stage.share for stage in stages if stage.trains_student)
+    ends = [round(steps * passed / total) for passed in accumulate(stage.share for stage in stages)]
+    return [Span(stage, first, end) for stage, first, end in zip(stages, [0, *ends], ends, strict=False)]
+
+
+def span_at(found: list[Span], step: int) -> Span:
     """The stage that a step belongs to."""
-    return next(stage for end, stage in ends if step < end)
+    return next(span for span in found if step < span.end)
 
 
 def precision(choice: str, device: torch.device) -> torch.dtype:

@@ -26,7 +26,7 @@ from students.objective import Objective
 from students.optimizers import build_optimizers
 from students.progress import say
 from students.signals import REQUEUE, Interrupted, StopSignals
-from students.stages import precision, stage_at, stage_ends
+from students.stages import precision, span_at, spans
 from teachers import Teacher
 
 
@@ -48,13 +48,14 @@ class Trainer:
         self.average = (
             AveragedModel(objective.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
         )
-        self.stages = stage_ends(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
+        self.spans = spans(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
+        self.total = self.spans[-1].end
         self.step, self.seconds = 0, 0.0
         self.evidence: tuple[dict[str, Tensor], Batch, Outputs | None]
         self.best: dict[str, Any] = {}
         self.stage: Stage | None = None
         self.wrapped: nn.Module = self.objective
-        self.warned = False
+        self.warned = self.entered = False
 
     @property
     def network(self) -> Network:
@@ -69,13 +70,13 @@ class Trainer:
             NonFiniteLossError: a loss is NaN or infinite; evidence is written, no step is taken.
         """
         with StopSignals() as signals:
-            while self.step < self.recipe.schedule.steps:
+            while self.step < self.total:
                 started = time.perf_counter()
                 terms = self.one_step(batches)
                 self.seconds += time.perf_counter() - started
                 listener.after(self, terms)
                 stopping = distributed.any_rank(signals.asked, self.device)
-                last = self.step == self.recipe.schedule.steps
+                last = self.step == self.total
                 if stopping or last or self.step % self.recipe.run.checkpoint_every == 0:
                     self.save()
                 if stopping and not last:
@@ -86,11 +87,12 @@ class Trainer:
         """One optimizer step; returns the un-weighted terms, averaged over the accumulated parts."""
         recipe, parts = self.recipe, self.recipe.schedule.accumulate
         seed_everything(recipe.seed, "step", self.step, distributed.rank())
-        self._enter(stage_at(self.stages, self.step))
+        span = span_at(self.spans, self.step)
+        self._enter(span.stage)
         self.objective.train()
         for schedule in self.optimizers:
             schedule.optimizer.zero_grad(set_to_none=True)
-        self.rates = {s.name: s.set_rate(self.step, recipe.schedule.steps) for s in self.optimizers}
+        self.rates = {s.name: s.set_rate(self.step - span.first, span.end - span.first) for s in self.optimizers}
         totals: dict[str, Tensor] = {}
         for part in range(parts):
             batch = next(batches).to(self.device)
@@ -117,10 +119,12 @@ class Trainer:
         return terms
 
     def _update(self) -> None:
-        parameters = [p for schedule in self.optimizers for p in schedule.parameters()]
-        if self.step == 0:
+        if self.entered:
             self._check_reached()
-        for schedule in self.optimizers:
+        self.entered = False
+        active = [s for s in self.optimizers if any(p.grad is not None for p in s.parameters())]
+        parameters = [p for schedule in active for p in schedule.parameters()]
+        for schedule in active:
             self.scaler.unscale_(schedule.optimizer)
         grads = [p.grad for p in parameters if p.grad is not None]
         self.gradient_norm = torch.nn.utils.get_total_norm(grads)
@@ -128,17 +132,18 @@ class Trainer:
             self._refuse()
         if self.recipe.schedule.clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.schedule.clip, self.gradient_norm)
-        for schedule in self.optimizers:
+        for schedule in active:
             self.scaler.step(schedule.optimizer)
         self.scaler.update()
-        if self.average is not None:
+        if self.average is not None and not self.objective.rests:
             self.average.update_parameters(self.objective.student)
 
     def _enter(self, stage: Stage) -> None:
         if stage is self.stage:
             return
-        self.stage = stage
+        self.stage, self.entered = stage, True
         self.objective.student.requires_grad_(stage.trains_student)
+        self.objective.rests = not stage.trains_student
         if self.objective.method is not None:
             self.objective.method.enter(stage)
         self.wrapped = self.objective

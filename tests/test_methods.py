@@ -17,7 +17,7 @@ from kd.lookup import lookup, options
 from kd.methods.jml_kd import JmlKd
 from kd.methods.method import Method
 from kd.types import IGNORE, Outputs, Sizes
-from students.objective import build_method
+from students.objective import build_method, on_crop
 
 METHODS = sorted(options("kd.methods", "Method"))
 CLASSES, STRIDE = 5, 8
@@ -50,10 +50,16 @@ def target(height: int = 64, width: int = 80) -> Tensor:
     return labels
 
 
-def method(name: str, teacher: Sizes = TEACHERS["wider"], **knobs: Any) -> Method:
+KNOBS = {"several": {"members": [{"name": "kd"}, {"name": "cwd"}]}}
+"""What a method cannot do without."""
+
+
+def method(name: str, teacher: Sizes = TEACHERS["wider"], crop: tuple[int, int] = (64, 80), **knobs: Any) -> Method:
+    """A method in its last stage."""
     torch.manual_seed(0)
     cls = lookup("kd.methods", name, "Method")
-    built: Method = cls(cls.Config(name=name, **knobs), STUDENT, teacher)
+    config = cls.Config(name=name, **(KNOBS.get(name, {}) | knobs))
+    built: Method = cls(config, on_crop(STUDENT, crop), on_crop(teacher, crop))
     built.enter(built.stages[-1])
     return built
 
@@ -65,22 +71,26 @@ def leaves(made: Outputs) -> list[Tensor]:
 @pytest.mark.parametrize("teacher", TEACHERS)
 @pytest.mark.parametrize("name", METHODS)
 def test_terms_are_finite_named_scalars_and_teach_the_student_only(name: str, teacher: str) -> None:
-    built = method(name, TEACHERS[teacher])
-    mine, its = outputs(STUDENT, 1), outputs(TEACHERS[teacher], 2)
-    terms = built(mine, its, target())
-    assert set(terms) == set(built.terms)
-    assert all(term.ndim == 0 and math.isfinite(term.detach()) and term.dtype == torch.float32 for term in terms.values())
-    torch.stack(list(terms.values())).sum().backward()
-    assert mine.logits.grad is not None or mine.embedding.grad is not None  # type: ignore[union-attr]
-    assert all(leaf.grad is None or not leaf.grad.any() for leaf in leaves(its))
-    assert all(leaf.grad is None or leaf.grad.isfinite().all() for leaf in leaves(mine))
-    assert all(p.grad is not None for p in built.parameters() if p.requires_grad)
+    built, seen = method(name, TEACHERS[teacher]), set()
+    for stage in built.stages:
+        built.enter(stage)
+        built.zero_grad()
+        mine, its = outputs(STUDENT, 1), outputs(TEACHERS[teacher], 2)
+        terms = built(mine if stage.trains_student else None, its, target())
+        seen |= set(terms)
+        assert all(term.ndim == 0 and math.isfinite(term.detach()) and term.dtype == torch.float32 for term in terms.values())
+        torch.stack(list(terms.values())).sum().backward()
+        assert stage.trains_student == any(leaf.grad is not None and bool(leaf.grad.any()) for leaf in leaves(mine))
+        assert all(leaf.grad is None or not leaf.grad.any() for leaf in leaves(its))
+        assert all(leaf.grad is None or leaf.grad.isfinite().all() for leaf in leaves(mine))
+        assert all(p.grad is not None for p in built.parameters() if p.requires_grad)
+    assert seen == set(built.terms)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_odd_sizes_and_another_stride_of_the_teacher(name: str) -> None:
     coarse = Sizes(CLASSES, 16, 10, True, (8, 16), (8, 16))
-    terms = method(name, coarse)(outputs(STUDENT, 1, 65, 83), outputs(coarse, 2, 65, 83), target(65, 83))
+    terms = method(name, coarse, (65, 83))(outputs(STUDENT, 1, 65, 83), outputs(coarse, 2, 65, 83), target(65, 83))
     assert all(math.isfinite(term.detach()) for term in terms.values())
 
 
@@ -107,7 +117,11 @@ def test_a_batch_without_labels_is_finite(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_ignored_pixels_do_not_matter_or_can_be_masked(name: str) -> None:
     """Away from the mask's border, so that upsampling does not carry ignored logits into labelled pixels."""
-    knobs = {"kd_mask": "valid"} if "kd_mask" in lookup("kd.methods", name, "Method").Config.model_fields else {}
+    knobs: dict[str, Any] = (
+        {"kd_mask": "valid"} if "kd_mask" in lookup("kd.methods", name, "Method").Config.model_fields else {}
+    )
+    if name == "several":
+        knobs = {"members": [{"name": "kd", "kd_mask": "valid"}, {"name": "cwd", "kd_mask": "valid"}]}
     mine, its = outputs(STUDENT, 1), outputs(TEACHERS["wider"], 2)
     before = method(name, **knobs)(mine, its, target())
     changed = [replace(made, logits=made.logits.detach().clone()) for made in (mine, its)]

@@ -7,8 +7,9 @@ routing of gradients is the method's own business (``detach``); the trainer sums
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kd.config import Named
@@ -31,7 +32,7 @@ class Method(nn.Module):
         """Knobs of the method."""
 
     needs: frozenset[str] = frozenset({"logits"})
-    stages: ClassVar[tuple[Stage, ...]] = (Stage("distil"),)
+    stages: tuple[Stage, ...] = (Stage("distil"),)
     terms: tuple[str, ...] = ()
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
@@ -40,8 +41,16 @@ class Method(nn.Module):
         self.student = student
         self.teacher = teacher
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """Scalars by name; target int64 ``B H W``, 255 = ignore. Gradient never reaches the teacher's tensors."""
+    def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
+        """:meth:`forward`, outside autocast: a method computes in float32, see ``kd.methods.maps``."""
+        with torch.autocast(teacher.logits.device.type, enabled=False):
+            return super().__call__(student, teacher, target)
+
+    def forward(self, student: Any, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """Scalars by name; target int64 ``B H W``, 255 = ignore. Gradient never reaches the teacher's tensors.
+
+        ``student`` is None in a stage that does not train it.
+        """
         raise TypeError(f"{type(self).__name__} has no forward; a method returns its terms there")
 
     def players(self) -> Mapping[str, tuple[nn.Module, OptimizerConfig]]:
@@ -50,3 +59,7 @@ class Method(nn.Module):
 
     def enter(self, stage: Stage) -> None:
         """Called when a stage begins, also on resuming inside it."""
+
+    def keeps(self) -> Mapping[str, Tensor]:
+        """What other runs may want to load; written as ``method.safetensors`` when the run has finished."""
+        return {}

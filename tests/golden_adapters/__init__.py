@@ -1,6 +1,6 @@
 """Which library code answers for which golden files. Adapters hold no formulas, only names and conversions of units."""
 
-from golden_adapters import losses, metrics
+from golden_adapters import losses, methods, metrics
 
-ADAPTERS = losses.ADAPTERS | metrics.ADAPTERS
+ADAPTERS = losses.ADAPTERS | methods.ADAPTERS | metrics.ADAPTERS
 DIFFERS = metrics.DIFFERS

@@ -1,0 +1,67 @@
+"""AT, attention transfer: the networks shall look at the same places."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from kd.config import ConfigError
+from kd.methods.maps import KdMask, chosen, mean, valid
+from kd.methods.method import Method
+from kd.types import Outputs, Sizes, full_precision, resample
+
+
+def attention(features: Tensor, keep: Tensor | None = None) -> Tensor:
+    """``B D h w`` to ``B h w``: each pixel's mean squared feature, normalised to length 1 over the image (0 stays 0)."""
+    energy = features.square().mean(1)
+    if keep is not None:
+        energy = energy.where(keep, 0)
+    return F.normalize(energy.flatten(1), dim=1).view_as(energy)
+
+
+def attention_transfer(student: Tensor, teacher: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Mean over images and pixels of the squared difference of both attention maps; widths may differ."""
+    return mean((attention(student, keep) - attention(teacher, keep)).square(), keep)
+
+
+class AT(Method):
+    """``attention``: mean over images and pixels of ``(a_s - a_t)^2`` with ``a = A / |A|``, ``A`` the mean squared feature.
+
+    Zagoruyko, Komodakis, arXiv 1612.03928, as in the CIRKD repository: one pair of maps, weight 10 000 beside plain KD of
+    weight 1. The paper uses several levels and no mean over pixels; ``taps`` lists levels, their terms are averaged.
+
+    Fails where: the crop changes, since the value falls as 1 / pixels while the weight stays.
+    """
+
+    class Config(Method.Config):
+        """``taps``: ``embedding``, or numbers of backbone levels (-1 the last)."""
+
+        taps: tuple[Literal["embedding"] | int, ...] = Field(("embedding",), min_length=1)
+        kd_mask: KdMask = "all"
+
+    terms = ("attention",)
+
+    def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
+        super().__init__(config, student, teacher)
+        self.needs = frozenset("embedding" if tap == "embedding" else "pyramid" for tap in config.taps)
+        for tap in config.taps:
+            levels = min(len(student.pyramid), len(teacher.pyramid))
+            if isinstance(tap, int) and not -levels <= tap < levels:
+                raise ConfigError(f"method.taps: holds level {tap}, but both networks have {levels} levels, 0..{levels - 1}")
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
+        """The term ``attention``."""
+        values = []
+        for tap in self.config.taps:
+            mine, theirs = (full_precision(_tapped(outputs, tap)) for outputs in (student, teacher))
+            mine = resample(mine, (int(theirs.shape[-2]), int(theirs.shape[-1])), student.align_corners)
+            values.append(attention_transfer(mine, theirs.detach(), valid(target, theirs, self.config.kd_mask)))
+        return {"attention": torch.stack(values).mean()}
+
+
+def _tapped(outputs: Outputs, tap: str | int) -> Tensor:
+    return chosen(outputs, tap) if isinstance(tap, str) else outputs.pyramid[tap]

@@ -1,0 +1,77 @@
+"""What the methods share: maps of a pair on one grid, the mask of valid pixels, means over all ranks, projections.
+
+A method works on the teacher's grid: the student's map is resampled to it (bilinear, the student's ``align_corners``), which
+changes nothing where the strides agree. Everything is float32 (float64 stays), the teacher's side without gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kd.config import ConfigError
+from kd.losses.loss import global_mean
+from kd.types import IGNORE, Outputs, full_precision, nearest_labels, resample
+
+KdMask = Literal["all", "valid"]
+"""Whether ignored and padded pixels take part, as in all published code but JDTLosses', or are left out."""
+
+
+def chosen(outputs: Outputs, field: str) -> Tensor:
+    """A field of outputs.
+
+    Raises:
+        ConfigError: the network does not give it.
+    """
+    found = getattr(outputs, field)
+    if found is None:
+        raise ConfigError(f"method: it reads {field}, which one of the two networks does not give; see the method's card")
+    return found
+
+
+def pair(student: Outputs, teacher: Outputs, field: str = "logits") -> tuple[Tensor, Tensor]:
+    """The student's map at the teacher's grid, and the teacher's, detached."""
+    theirs = full_precision(chosen(teacher, field).detach())
+    mine = full_precision(chosen(student, field))
+    return resample(mine, (int(theirs.shape[-2]), int(theirs.shape[-1])), student.align_corners), theirs
+
+
+def labels_at(target: Tensor, like: Tensor) -> Tensor:
+    """Labels ``B h w`` at the grid of a map ``B D h w``, nearest."""
+    return nearest_labels(target, (int(like.shape[-2]), int(like.shape[-1])))
+
+
+def valid(target: Tensor, like: Tensor, choice: KdMask) -> Tensor | None:
+    """Bool ``B h w`` of the pixels that take part, or None for all."""
+    return labels_at(target, like) != IGNORE if choice == "valid" else None
+
+
+def mean(values: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Mean over all entries of all ranks, or over those to keep (same shape); 0 where there are none."""
+    if keep is None:
+        return global_mean(values, torch.ones_like(values))
+    return global_mean(values.where(keep, 0), keep.to(values.dtype))
+
+
+class Projection(nn.Conv2d):
+    """A 1x1 convolution without bias, from the student's width to the teacher's."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within the block the module's parameters take no gradient; gradient still flows through it to its input."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -1,0 +1,76 @@
+"""Several methods at once: their terms side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+from torch import Tensor, nn
+
+from kd.config import ConfigError, Named
+from kd.lookup import lookup
+from kd.methods.method import Method
+from kd.schedules import OptimizerConfig
+from kd.types import Outputs, Sizes, Stage
+
+
+def _member(value: Any) -> Any:
+    """The configuration of one method, checked by the class that it names."""
+    if not isinstance(value, Mapping):
+        return value
+    name = value.get("name")
+    if not isinstance(name, str) or not name:
+        raise ConfigError("needs a name; it chooses a file of kd/methods/")
+    return lookup("kd.methods", name, "Method").Config.model_validate(dict(value))
+
+
+class Several(Method):
+    """Terms of all members, named ``<method>_<term>``, e.g. ``cwd_logit`` and ``kd_kl``; a recipe writes
+    ``method: [{name: cwd}, {name: kd}]``.
+
+    No published method; for ablations and combinations. Members that train the student in several stages cannot be combined.
+    """
+
+    class Config(Method.Config):
+        """``members`` are methods as a recipe writes them."""
+
+        members: tuple[Annotated[SerializeAsAny[Named], BeforeValidator(_member)], ...] = Field(min_length=1)
+
+    def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
+        super().__init__(config, student, teacher)
+        self.members = nn.ModuleDict()
+        for member in config.members:
+            name = member.name.rpartition(":")[2].lower()
+            if name in self.members:
+                raise ConfigError(f"method: names {name} twice; give each method once, its weights can be larger")
+            self.members[name] = lookup("kd.methods", member.name, "Method")(member, student, teacher)
+        staged = [name for name, method in self._all() if len(method.stages) > 1]
+        if staged:
+            raise ConfigError(
+                f"method: {staged[0]} trains in stages of its own and cannot run beside others; for maskd learn its tokens in "
+                "a run of its own first and give them as tokens"
+            )
+        self.needs = frozenset[str]().union(*(method.needs for _, method in self._all()))
+        self.terms = tuple(f"{name}_{term}" for name, method in self._all() for term in method.terms)
+
+    def _all(self) -> Any:
+        return self.members.items()
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
+        """All terms by name."""
+        found = {name: method(student, teacher, target) for name, method in self._all()}
+        return {f"{name}_{term}": value for name, terms in found.items() for term, value in terms.items()}
+
+    def players(self) -> Mapping[str, tuple[nn.Module, OptimizerConfig]]:
+        """Those of the members."""
+        return {f"{name}_{player}": pair for name, method in self._all() for player, pair in method.players().items()}
+
+    def enter(self, stage: Stage) -> None:  # noqa: ARG002
+        """Each member enters its only stage."""
+        for _, method in self._all():
+            method.enter(method.stages[-1])
+
+    def keeps(self) -> Mapping[str, Tensor]:
+        """Those of the members."""
+        return {key: value for _, method in self._all() for key, value in method.keeps().items()}
