@@ -30,7 +30,7 @@ def test_smoke(path: Path, tmp_path: Path) -> None:
     data = open_split(recipe.data, "train")
     teacher = load_teacher(recipe.teacher, data.classes) if recipe.teacher is not None else None
     result = train(recipe, origins, tmp_path, teacher, data, torch.device("cpu"))
-    assert result["steps"] == 4
+    assert result["student_steps"] == 4
     assert (tmp_path / "previews" / "final.png").stat().st_size > 1000
 
 
@@ -58,7 +58,20 @@ def test_parts_are_short_and_used(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     assert len(lines) <= 12
     part = str(path.relative_to(ROOT / "recipes").with_suffix(""))
-    assert path.parent.name == "augmentation" or any(part in user.read_text() for user in RECIPES)
+    optional = path.parent.name in ("augmentation", "method", "schedule", "student", "teacher")
+    assert optional or any(part in user.read_text() for user in RECIPES)
+
+
+@pytest.mark.parametrize("path", [part for part in PARTS if part.parent.name == "method"], ids=lambda path: path.stem)
+def test_every_preset_of_a_method_trains(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "_parts").symlink_to(ROOT / "recipes" / "_parts")
+    parts = ["data/shapes", "student/shapes_tiny", "schedule/shapes", "teacher/shapes_r10", "loss/ce", f"method/{path.stem}"]
+    (tmp_path / "r.yaml").write_text(f"extends: [{', '.join(f'_parts/{part}' for part in parts)}]")
+    recipe, origins = load(tmp_path / "r.yaml", ["run.device=cpu", "run.previews=0"], smoke=True)
+    data = open_split(recipe.data, "train")
+    teacher = load_teacher(recipe.teacher, data.classes)
+    result = train(recipe, origins, tmp_path / "run", teacher, data, torch.device("cpu"))
+    assert result["status"] == "finished"
 
 
 @pytest.mark.parametrize("preset", ["jml", "cirkd"])
