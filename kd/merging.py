@@ -108,4 +108,5 @@ def annotated(tree: Tree, origins: Origins, prefix: str = "", depth: int = 0) ->
             yield from annotated(value, origins, f"{path}.", depth + 1)
         else:
             text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").rstrip()
-            yield f"{indent}{key}: {text}".ljust(56) + f" # {origins.get(path, 'default')}\n"
+            source = origins.get(path) or next((origins[name] for name in origins if name.startswith(f"{path}.")), "default")
+            yield f"{indent}{key}: {text}".ljust(56) + f" # {source}\n"

@@ -23,7 +23,7 @@ from kd.recipe import Recipe
 from kd.types import Outputs
 from students.checkpoint import read_json, write_json
 from students.previews import sheet
-from students.progress import bar
+from students.progress import bar, say
 from students.stages import precision
 from teachers import Teacher
 
@@ -97,7 +97,9 @@ class Examiner:
                 f"teacher: {teacher.source} holds other weights than when this run began (see {path}); put the old ones "
                 "back, or start a new run with another --output"
             )
-        teacher.check_floor(scores["mIoU"])
+        miou = scores["mIoU"]
+        say(f"teacher {teacher.source}: {'no' if miou is None else f'{miou:.2f}'} mIoU on {self.config.select}")
+        teacher.check_floor(miou)
         return scores
 
     def previews(self, network: torch.nn.Module, teacher: Teacher | None, path: Path) -> list[Any]:

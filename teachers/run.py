@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from kd.config import ConfigError, InputError
 from kd.networks.build import load_network
 from kd.types import Outputs
+from teachers.files import file_mark
 from teachers.teacher import Teacher
 
 
@@ -34,7 +34,7 @@ class RunTeacher(Teacher):
         except InputError as error:
             raise ConfigError(f"teacher.path: {error}. Train the teacher first and give its run directory") from None
         super().__init__(config, tuple(card["classes"]), classes, network.sizes, str(folder))
-        self.mark = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()[:16]
+        self.mark = file_mark(folder / f"{name}.safetensors")
         self.network = network.requires_grad_(False)
         self.train(False)
 

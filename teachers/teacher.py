@@ -92,4 +92,6 @@ def class_order(own: tuple[str, ...], wanted: tuple[str, ...], source: str) -> l
             f"teacher: {source} knows {len(own)} classes, the data set has {len(wanted)} (missing in the teacher: {missing}; "
             f"unknown to the data set: {foreign}). Train a teacher on this data set, or choose another checkpoint"
         )
+    if own == wanted:
+        return list(range(len(own)))
     return [own.index(name) for name in wanted]

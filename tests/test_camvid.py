@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from test_data import told
 
-from kd.config import ConfigError, InputError
+from kd.config import ConfigError, InputError, validate
 from kd.data.augment import Augmentation
 from kd.data.build import open_split
 from kd.data.camvid import CamVid
@@ -78,6 +78,12 @@ def test_lists_with_paths_blank_lines_and_foreign_line_ends(tmp_path: Path, form
     data = opened(build(tmp_path, lines=end.join(form.format(stem, stem) for stem in reversed(STEMS)) + end))
     assert [data.identity(index) for index in range(len(data))] == list(reversed(STEMS))
     assert data.read(0)[0][2, 0, 0] == 40  # the third picture
+
+
+@pytest.mark.parametrize("size", [[0, 16], [12, -1]])
+def test_resize_needs_a_size(tmp_path: Path, size: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"resize\.[01]: is (0|-1); input should be greater than 0"):
+        validate(CamVid.Config, {"name": "camvid", "resize": size})
 
 
 @pytest.mark.parametrize("size", [(12, 16), (7, 50)])
@@ -166,7 +172,7 @@ def patch(before: bytes, offset: int, new: bytes) -> Callable[[Path], None]:
 
 
 LABELS, PNG, JPEG = "valannot/{}.png", "val/{}.png", "val/{}.jpg"
-COLOURS, DEEP = np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint16)
+COLOURS, DEEP = np.zeros((*SIZE, 3), np.uint8), np.full(SIZE, 300, np.uint16)
 DAMAGE = {
     "label missing": (LABELS, Path.unlink, BrokenFileError, "does not exist"),
     "label 12": (
@@ -176,7 +182,7 @@ DAMAGE = {
         "768 pixels hold label 12; labels must be 0..10",
     ),
     "labels in colour": (LABELS, save(COLOURS), BrokenFileError, "is a RGB image; a label map has one channel"),
-    "labels of 16 bits": (LABELS, save(DEEP), BrokenFileError, "is a I;16 image"),
+    "labels of 16 bits": (LABELS, save(DEEP), BrokenFileError, "768 pixels hold values beyond 0..255, first 300"),
     "label cut": (LABELS, cut(0.6), BrokenFileError, "cannot be decoded"),
     "PNG cut": (PNG, cut(0.5), BrokenFileError, "cannot be decoded"),
     "JPEG cut": (JPEG, cut(0.9), BrokenFileError, "cannot be decoded .*image file is truncated"),

@@ -37,7 +37,7 @@ MAY_IMPORT = {
 """The longest matching name rules. What is listed includes all below it; inside ``kd`` the bare ``kd`` does not."""
 
 ONLY_IN = {
-    "torchvision": ("kd.data", "kd.networks"),
+    "torchvision": ("kd.data", "kd.networks", "teachers.torchvision"),
     "timm": ("kd.data", "kd.networks"),
     "wandb": ("students.tracking",),
 }
@@ -166,6 +166,12 @@ sys.path[0] = tool.rpartition("/")[0]
 sys.argv = [tool, *sys.argv[2:]]
 runpy.run_path(tool, run_name="__main__")
 """
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
+def test_no_tool_hides_a_module_of_python(path: Path) -> None:
+    # tools/ comes first on the path of a tool: tools/profile.py breaks cProfile, and torch with it, in every one of them
+    assert path.stem not in sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)

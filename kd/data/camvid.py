@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveInt
 from torch import Tensor
 
 from kd.config import ConfigError
@@ -32,7 +33,7 @@ class CamVid(Dataset):
         """``root`` holds the layout above (default ``$KD_DATA/camvid``); ``resize`` (H, W) shrinks what is read."""
 
         root: str | None = None
-        resize: tuple[int, int] | None = None
+        resize: tuple[PositiveInt, PositiveInt] | None = None
 
     classes: tuple[str, ...] = (
         "sky",

@@ -1,0 +1,195 @@
+"""Look at every image and label map of a data set once, and tell what would hurt: damage, wrong labels, leakage, imbalance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from kd.config import ConfigError, InputError
+from kd.data.build import open_split
+from kd.data.dataset import Dataset
+from kd.data.folder_layout import OrphanError
+from kd.lookup import lookup
+from kd.types import IGNORE
+
+Shower = Callable[[Any, str], Iterable[Any]]
+"""Wraps a sized iterable, and a title, with a progress bar."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scanned sample: ``pixels`` counts the labels 0..255; ``digest`` stands for the image's content; or an ``error``."""
+
+    name: str
+    size: tuple[int, int] = (0, 0)
+    pixels: NDArray[np.int64] | None = None
+    digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Offence:
+    """Something to mend: in which split, what (a sample, a file or a class), and the message that names value and remedy."""
+
+    split: str
+    name: str
+    message: str
+
+
+@dataclass
+class Audit:
+    """What was found. ``samples`` by split are all readable ones; ``offences`` must be mended, ``notes`` be known."""
+
+    classes: tuple[str, ...] = ()
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    offences: list[Offence] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def pixels(self, split: str) -> NDArray[np.int64]:
+        """Labels of each readable image, ``N 256``."""
+        found = [sample.pixels for sample in self.samples[split] if sample.pixels is not None]
+        return np.stack(found) if found else np.zeros((0, 256), np.int64)
+
+
+class Scan(TorchDataset[Sample]):
+    """A split, sample by sample; errors become part of the sample."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = self.data.identity(index)
+        try:
+            image, labels = self.data.read(index)
+        except (InputError, OSError) as error:
+            return Sample(name, error=str(error))
+        digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
+        digest.update(image.contiguous().numpy().tobytes())
+        pixels = torch.bincount(labels.flatten(), minlength=256).numpy()
+        return Sample(name, (int(labels.shape[0]), int(labels.shape[1])), pixels, digest.hexdigest())
+
+
+def audit(
+    config: Any, *, splits: Sequence[str] = (), crop: tuple[int, int] = (0, 0), workers: int = 0, show: Shower | None = None
+) -> Audit:
+    """Scan splits (default: all) in ``workers`` processes. ``crop`` (H, W): smaller images of train are noted.
+
+    Raises:
+        ConfigError: there is no such split, or none can be opened.
+    """
+    offered = lookup("kd.data", config.name, "Dataset").offers(config)
+    unknown = [split for split in splits if split not in offered]
+    if unknown:
+        raise ConfigError(f"there is no split '{unknown[0]}'; the splits of {config.name} are {', '.join(offered)}")
+    found = Audit()
+    for split in splits or offered:
+        try:
+            data = opened(config, split, found)
+        except ConfigError as error:
+            found.offences.append(Offence(split, split, str(error)))
+        else:
+            found.classes = data.classes
+            _scan(data, split, found, workers, show)
+    if not found.samples:
+        raise ConfigError("\n".join(dict.fromkeys(offence.message for offence in found.offences)))
+    _leakage(found)
+    for split in found.samples:
+        _absent(found, split)
+        _remarks(found, split, crop)
+    return found
+
+
+def opened(config: Any, split: str, found: Audit | None = None) -> Dataset:
+    """The split without its orphans, which become offences, each once.
+
+    Raises:
+        ConfigError: it cannot be opened for another reason, or nothing but orphans is there.
+    """
+    try:
+        return open_split(config, split)
+    except OrphanError as error:
+        orphaned = error
+    try:
+        data = open_split(config.model_copy(update={"orphans": "skip"}), split)
+    except ConfigError:
+        raise orphaned from None
+    if found is not None and str(orphaned) not in found.notes:
+        found.notes.append(str(orphaned))
+        found.offences += [Offence(split, name, message) for name, message in orphaned.orphans]
+    return data
+
+
+def _scan(data: Dataset, split: str, found: Audit, workers: int, show: Shower | None) -> None:
+    loader: Any = DataLoader(Scan(data), batch_size=1, num_workers=workers, collate_fn=_single, worker_init_fn=_one_thread)
+    samples = list(loader if show is None else show(loader, f"checking {split}"))
+    found.samples[split] = [sample for sample in samples if not sample.error]
+    found.offences += [Offence(split, sample.name, sample.error) for sample in samples if sample.error]
+
+
+def _single(samples: list[Sample]) -> Sample:
+    return samples[0]
+
+
+def _one_thread(worker: int) -> None:  # noqa: ARG001
+    torch.set_num_threads(1)
+
+
+def _leakage(found: Audit) -> None:
+    """Images that two splits share, pixel by pixel. A split that names another, as ``trainval`` does, is meant to hold it."""
+    seen: dict[str, dict[str, str]] = defaultdict(dict)
+    for split, sample in [(split, sample) for split, samples in found.samples.items() for sample in samples]:
+        before = seen[sample.digest]
+        if split in before:
+            found.notes.append(f"{split}: {sample.name} is the same image as {before[split]}")
+            continue
+        others = [(other, name) for other, name in before.items() if other not in split and split not in other]
+        for other, name in others:
+            message = f"is the same image as {name} of {other}; leave it in one split, or scores are too good"
+            found.offences.append(Offence(split, sample.name, f"{sample.name}: {message}"))
+        before[split] = sample.name
+
+
+def _absent(found: Audit, split: str) -> None:
+    """Classes without a pixel: nothing can be learned of them in ``train``, nothing measured elsewhere."""
+    totals = found.pixels(split).sum(0)
+    absent = [name for number, name in enumerate(found.classes) if totals[number] == 0]
+    if not absent or not found.samples[split]:
+        return
+    if split == "train":
+        ignored = totals[IGNORE] / totals.sum()
+        advice = f"check the class list and what is ignored ({ignored:.0%} of all pixels), or add images"
+        message = f"no pixel of train has this class, so it cannot be learned; {advice}"
+        found.offences += [Offence(split, name, f"{name}: {message}") for name in absent]
+    elif len(absent) < len(found.classes):
+        found.notes.append(f"{split}: never holds {', '.join(absent)}; their IoU will be undefined or zero there")
+    else:
+        found.notes.append(f"{split}: has no labels at all; nothing can be measured on it")
+
+
+def _remarks(found: Audit, split: str, crop: tuple[int, int]) -> None:
+    samples = found.samples[split]
+    crop = crop if split == "train" else (0, 0)
+    small = [sample for sample in samples if sample.size[0] < crop[0] or sample.size[1] < crop[1]]
+    if small:
+        name, size = small[0].name, small[0].size
+        found.notes.append(
+            f"{split}: {len(small)} images are smaller than the crop {crop[0]}x{crop[1]} and get padded, first {name} "
+            f"({size[0]}x{size[1]})"
+        )
+    blank = [sample.name for sample in samples if sample.pixels is not None and not sample.pixels[:IGNORE].any()]
+    if blank:
+        found.notes.append(f"{split}: {len(blank)} images hold nothing but ignored pixels, first {', '.join(blank[:3])}")
+    if len({sample.size for sample in samples}) > 1:
+        found.notes.append(f"{split}: images differ in size; keep evaluation.batch=1")

@@ -1,0 +1,141 @@
+"""A researcher's own images and masks, in a folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor
+
+from kd.config import ConfigError
+from kd.data.coding import ByColour, ByValue, ClassColours, ClassValues, Values, palette
+from kd.data.dataset import Colour, Dataset
+from kd.data.files import check_sizes, data_root, read_image, resized
+from kd.data.folder_layout import SPLIT, Layout
+from kd.types import IGNORE
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class Folder(Dataset):
+    """Images and masks that pair up by name: ``images/street/7.jpg`` and ``masks/street/7.png``.
+
+    Splits come from the first of these that is there: ``lists``; ``portions``; ``{split}`` in ``images``; sub-folders
+    ``images/train``, ``images/val`` ... (or ``train/images`` ...); files ``train.txt``, ``val.txt``, ``test.txt`` under the
+    root; else 70, 15 and 15 % of the files, cut by a hash of their names.
+
+    Raises:
+        ConfigError: folders, files or classes are missing, images and masks do not pair up, or the split is empty.
+    """
+
+    class Config(Dataset.Config):
+        """``root`` holds ``images`` and ``masks`` (default ``$KD_DATA/folder``).
+
+        ``images``, ``masks``: their folders; with ``{split}`` in both, e.g. ``{split}/rgb``, each split has its own.
+        ``mask_suffix``: what masks have behind the image's stem, e.g. ``_mask``; other files beside them are left alone.
+        ``classes``: ``[background, road]`` (a mask value is the position), or ``{0: background, 255: crack}`` (value to name;
+        the order is the class number). ``colours``: ``{road: [128, 64, 128], ...}``: masks are painted, and read by colour.
+        ``ignore``, ``ignore_colours``: mask values, or colours, that mean no label.
+        ``lists``: split to list file, which holds an image, or an image and its mask, a line.
+        ``portions``: split to its share of the files. ``orphans``: whether images without mask, and masks without image, are
+        refused or skipped. ``resize`` (H, W) shrinks what is read.
+        """
+
+        root: str | None = None
+        images: str = Field("images", min_length=1)
+        masks: str = Field("masks", min_length=1)
+        mask_suffix: str = ""
+        classes: ClassValues | None = None
+        colours: ClassColours | None = None
+        ignore: Values = (IGNORE,)
+        ignore_colours: tuple[tuple[Byte, Byte, Byte], ...] = ()
+        lists: dict[str, str] = Field(default_factory=dict)
+        portions: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+        orphans: Literal["refuse", "skip"] = "refuse"
+        resize: tuple[PositiveInt, PositiveInt] | None = None
+
+        @model_validator(mode="after")
+        def _makes_sense(self) -> Any:
+            _check_labels_declared(self)
+            if self.lists and self.portions:
+                raise ValueError("lists and portions are both set; keep one (delete the other with null)")
+            total = sum(self.portions.values())
+            if self.portions and abs(total - 1) > 1e-6:
+                raise ValueError(f"portions add up to {total:g}; they must add up to 1")
+            if (SPLIT in self.images) != (SPLIT in self.masks):
+                raise ValueError(f"images is '{self.images}' and masks '{self.masks}'; both must hold {SPLIT}, or neither")
+            return self
+
+    @classmethod
+    def offers(cls, config: Any) -> tuple[str, ...]:
+        """The splits that the folder has."""
+        return Layout(config, data_root(config.root, "folder")).splits
+
+    def __init__(self, config: Any, split: str) -> None:
+        if not config.classes and not config.colours:
+            raise ConfigError(
+                "data.classes: is not set; name the classes in the order of the masks' values, e.g. "
+                "data.classes='[background, road]', or by value: '{0: background, 255: crack}', or by colour: data.colours"
+            )
+        self.config, self.split = config, split
+        self.root = data_root(config.root, "folder")
+        self.pairs = Layout(config, self.root).pairs(split)
+        self.names = _file_names([pair.name for pair in self.pairs])
+        self.classes, self.colours = _declared(config)
+        self._labels = (
+            ByColour(_in_order(config), config.ignore_colours) if config.colours else ByValue(config.classes, config.ignore)
+        )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def identity(self, index: int) -> str:
+        """The path below the folder of images without suffix, ``/`` written as ``__``."""
+        return self.names[index]
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image uint8 ``3 H W``, labels uint8 ``H W``."""
+        pair = self.pairs[index]
+        image, labels = read_image(pair.image), self._labels(pair.mask)
+        check_sizes(image, labels, pair.mask)
+        return resized(image, labels, self.config.resize)
+
+
+def _check_labels_declared(config: Any) -> None:
+    """Classes, colours and ignored ones must not contradict each other."""
+    both = [value for value, _ in config.classes or () if value in config.ignore]
+    if both and not config.colours:
+        raise ValueError(f"the mask value {both[0]} is a class and ignored; set ignore=[] or to another value")
+    both = [name for name, colour in config.colours or () if colour in config.ignore_colours]
+    if both:
+        raise ValueError(f"the colour of {both[0]} is ignored too; correct colours or ignore_colours")
+    if config.classes and config.colours:
+        named, painted = {name for _, name in config.classes}, {name for name, _ in config.colours}
+        if named != painted:
+            raise ValueError(
+                f"classes and colours name different classes ({', '.join(sorted(named ^ painted))}); with colours, classes "
+                "only says their order and can be left out"
+            )
+
+
+def _in_order(config: Any) -> list[tuple[str, Colour]]:
+    """Colours in the order of the classes."""
+    colours = dict(config.colours)
+    return [(name, colours[name]) for name in ([name for _, name in config.classes] if config.classes else colours)]
+
+
+def _declared(config: Any) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    """Class names, and the colours to paint them with."""
+    if config.colours:
+        names, colours = zip(*_in_order(config), strict=True)
+        return names, colours
+    return tuple(name for _, name in config.classes), palette(len(config.classes))
+
+
+def _file_names(names: list[str]) -> list[str]:
+    flat = [name.replace("/", "__") for name in names]
+    double = [name for name, count in Counter(flat).items() if count > 1]
+    if double:
+        raise ConfigError(f"data: two images of a split would be called {double[0]}; rename one, or list it once")
+    return flat

@@ -1,0 +1,144 @@
+"""Which files of a researcher's folder make up which split."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kd.config import ConfigError
+from kd.data.files import SUFFIXES
+from kd.data.folder_files import ListFile, Pair, Strays, indices, matched
+
+SPLIT = "{split}"
+USUAL = ("train", "val", "test")
+PORTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+class OrphanError(ConfigError):
+    """Images without a mask, or masks without an image; ``orphans`` holds each one's name and message."""
+
+    def __init__(self, message: str, orphans: list[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.orphans = orphans
+
+
+class Layout:
+    """The files of a folder data set; ``config`` is that of ``Folder``, whose docstring says how splits are found."""
+
+    def __init__(self, config: Any, root: Path) -> None:
+        self.config, self.root = config, root
+        self.lists = {split: root / Path(file).expanduser() for split, file in config.lists.items()}
+        self.portions: dict[str, float] = dict(config.portions)
+        self.images, self.masks = config.images, config.masks
+        if not self.lists and not self.portions and SPLIT not in self.images:
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Sub-folders, or list files, else the default portions.
+
+        Raises:
+            ConfigError: there are both.
+        """
+        self.lists = {split: file for split in USUAL if (file := self.root / f"{split}.txt").is_file()}
+        for form in (f"{{}}/{SPLIT}", f"{SPLIT}/{{}}"):
+            images, masks = (form.replace("{}", name) for name in (self.images, self.masks))
+            folder = self.root / images.replace(SPLIT, "train")
+            if folder.is_dir() and self.lists:
+                raise ConfigError(
+                    f"data: there are folders ({folder}) and list files ({', '.join(self.lists)}.txt); say which make the "
+                    f"splits: 'data.lists={{train: train.txt, ...}}', or 'data.images=\"{images}\"' 'data.masks=\"{masks}\"'"
+                )
+            if folder.is_dir():
+                self.images, self.masks = images, masks
+                return
+        if not self.lists:
+            self.portions = PORTIONS
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Their names, the usual ones first."""
+        return _ordered(list(self.lists) or list(self.portions) or self._folders())
+
+    def _folders(self) -> list[str]:
+        """What ``{split}`` stands for, by the folders that are there."""
+        form = re.compile(re.escape(self.images).replace(re.escape(SPLIT), "([^/]+)", 1))
+        there = [path.relative_to(self.root).as_posix() for path in self.root.glob(self.images.replace(SPLIT, "*"))]
+        names = [match[1] for name in there if (match := form.fullmatch(name)) and not match[1].startswith((".", "__"))]
+        found = [name for name in names if (self.root / self.masks.replace(SPLIT, name)).is_dir()]
+        if not found:
+            raise ConfigError(f"data.images: no split has {self.images} and {self.masks}{self._there(self.root)}")
+        return found
+
+    def pairs(self, split: str) -> list[Pair]:
+        """The pairs of a split, by name or in the order of its list.
+
+        Raises:
+            ConfigError: folders or files are missing, names collide, or nothing is left.
+            OrphanError: images and masks do not pair up, and ``data.orphans`` does not say to skip such.
+        """
+        images, masks = (self.root / name.replace(SPLIT, split) for name in (self.images, self.masks))
+        for key, folder in (("images", images), ("masks", masks)):
+            if not folder.is_dir() and not self.lists:
+                raise ConfigError(f"data.{key}: {folder} is no directory{self._there(self.root)}")
+        suffix = self.config.mask_suffix
+        if split in self.lists:
+            found, strays = ListFile(self.lists[split], self.root, images, masks, suffix).pairs()
+        else:
+            found, strays = matched(*indices(images, masks, suffix))
+        if any(strays) and self.config.orphans == "refuse":
+            raise self._orphaned(strays, images, masks)
+        chosen = cut(found, self.portions, split) if split in self.portions else found
+        if not chosen:
+            raise ConfigError(self._why_empty(split, images, len(found), len(strays.images)))
+        return chosen
+
+    def _there(self, folder: Path) -> str:
+        """What a user may have meant."""
+        names = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+        return f"; {folder} holds the folders {', '.join(names[:12]) or '(none)'}. Set data.images and data.masks"
+
+    def _orphaned(self, strays: Strays, images: Path, masks: Path) -> OrphanError:
+        parts = [
+            f"{len(paths)} {kind}, first {', '.join(path.name for path in paths[:3])}"
+            for kind, paths in (("images without a mask", strays.images), ("masks without an image", strays.masks))
+            if paths
+        ]
+        guess = _suffix(strays)
+        hint = f"Masks seem to end in '{guess}': set data.mask_suffix={guess}" if guess else "Complete them, by equal names"
+        message = f"{images}, {masks}: {'; '.join(parts)}. {hint}, or leave such files out with data.orphans=skip"
+        told = [(path.name, f"{path}: is an image without a mask") for path in strays.images]
+        return OrphanError(message, told + [(path.name, f"{path}: is a mask without an image") for path in strays.masks])
+
+    def _why_empty(self, split: str, images: Path, pairs: int, lonely: int) -> str:
+        if pairs:
+            return f"data.portions: {pairs} images leave none for '{split}'; raise its portion, or add images"
+        if lonely:
+            return f"{images}: none of {lonely} images has a mask, so '{split}' is empty; check data.masks and data.mask_suffix"
+        return f"{images}: holds no image, so '{split}' is empty; pictures end in {', '.join(SUFFIXES)}. Set data.images"
+
+
+def _ordered(names: list[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)))
+
+
+def cut(pairs: Sequence[Pair], portions: dict[str, float], split: str) -> list[Pair]:
+    """A split's share of pairs: they are ordered by a hash of their names and cut at the rounded cumulated portions.
+
+    The same names give the same splits, in whatever order the portions are written; sorted by name.
+    """
+    ranked = sorted(pairs, key=lambda pair: (hashlib.sha256(pair.name.encode()).digest(), pair.name))
+    names = _ordered(list(portions))
+    before = names[: names.index(split)]
+    start = sum(portions[name] for name in before)
+    first, last = (int(len(ranked) * share + 0.5 + 1e-9) for share in (start, start + portions[split]))
+    return sorted(ranked[first:last])
+
+
+def _suffix(strays: Strays) -> str:
+    """What all lonely masks carry behind the stem of a lonely image; empty if nothing fits."""
+    stems = sorted((path.stem for path in strays.images), key=len, reverse=True)
+    endings = {next((mask.stem[len(s) :] for s in stems if mask.stem.startswith(s)), "") for mask in strays.masks}
+    return endings.pop() if len(endings) == 1 else ""

@@ -1,0 +1,75 @@
+"""Weight files of other libraries: read without running their code, and identified by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kd.config import ConfigError
+
+WRAPPERS = ("state_dict", "model")
+"""Keys under which training scripts put the state dict, beside optimizers and counters."""
+
+
+def file_mark(path: Path) -> str:
+    """16 hex digits that change with the file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def weights_mark(network: nn.Module) -> str:
+    """16 hex digits that change with any weight or statistic, however it was stored."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
+    """Names and tensors of a ``.safetensors`` file or of what ``torch.save(network.state_dict(), path)`` wrote.
+
+    ``{"state_dict": ...}`` and ``{"model": ...}`` are unwrapped; ``module.``, which DistributedDataParallel puts before every
+    name, is dropped. No pickled code is run. ``key`` begins the messages, e.g. ``teacher.path``.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or holds something else than names and tensors.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{key}: {path} does not exist or is no file; give the weight file that you downloaded")
+    found = _unwrapped(_read(path, key))
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        kind = type(found).__name__ if not isinstance(found, Mapping) else f"keys {', '.join(map(str, list(found)[:4]))}"
+        raise ConfigError(
+            f"{key}: {path} holds no state dict ({kind or 'nothing'}), that is names with tensors; write one with "
+            "torch.save(network.state_dict(), path)"
+        )
+    bare = all(str(name).startswith("module.") for name in found)
+    return {str(name).removeprefix("module.") if bare else str(name): value for name, value in found.items()}
+
+
+def _read(path: Path, key: str) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage and foreign classes are reported by many types
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        reason = reason.strip() or next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"{key}: {path} cannot be read as weights ({type(error).__name__}: {reason[:160]}); give a .safetensors file, or "
+            "one written by torch.save(network.state_dict(), path); pickled objects are refused because they run code"
+        ) from None
+
+
+def _unwrapped(found: Any) -> Any:
+    if isinstance(found, Mapping):
+        for wrapper in WRAPPERS:
+            if isinstance(found.get(wrapper), Mapping):
+                return found[wrapper]
+    return found

@@ -1,0 +1,135 @@
+"""A teacher from Hugging Face transformers: SegFormer, UPerNet, DPT, BEiT, MobileViT and what else segments semantically."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd.config import ConfigError
+from kd.types import Outputs
+from teachers.files import weights_mark
+from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, install_hint, matched, measured
+from teachers.teacher import Teacher
+
+
+class HfTeacher(Teacher):
+    """A network of ``AutoModelForSemanticSegmentation``, in float32, at its own stride (SegFormer: 4).
+
+    Normalisation and channel order come from the image processor that lies beside the weights; where there is none it is
+    ImageNet's, and ``source`` says so. The processor's resizing is not used: the teacher sees what the student sees. Classes
+    are matched by name with ``id2label``; a processor with ``do_reduce_labels`` (ADE20K) shifted its training labels only, so
+    ``id2label`` holds for the logits as they are. The embedding is what ``decode_head.classifier`` sees, the pyramid the last
+    hidden state of each stride, each only where the network has it as a map. ``HF_HUB_OFFLINE=1`` uses the cache only; pickled
+    code is never run.
+
+    Raises:
+        ConfigError: the package is missing, the model is out of reach, damaged or no segmenter, or its classes are others.
+    """
+
+    class Config(Teacher.Config):
+        """``model``: a repository of the Hugging Face hub, at ``revision``, or a directory written by ``save_pretrained``.
+
+        ``rename`` maps the teacher's names onto the data set's where they differ by more than case, blanks, ``-`` and ``_``.
+        """
+
+        model: str
+        revision: str | None = None
+        rename: dict[str, str] = Field(default_factory=dict)
+
+    def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
+        model = _load(config)
+        pixels, note = _pixels(config)
+        network = HfNetwork(model, pixels)
+        sizes, labels = measured(network), model.config.id2label
+        source = f"{config.model}{note}"
+        own = matched([labels[number] for number in sorted(labels)], classes, config.rename, source)
+        try:
+            super().__init__(config, own, classes, sizes, source)
+        except ConfigError as error:
+            raise ConfigError(f"{error}. Where only the spelling differs, set teacher.rename: {{theirs: ours}}") from None
+        self.mark = weights_mark(network)
+        self.network = network
+        self.train(False)
+
+    def answer(self, image: Tensor) -> Outputs:
+        """The network's outputs at its own stride."""
+        return self.network(image)
+
+
+class HfNetwork(nn.Module):
+    """uint8 images to ``Outputs``."""
+
+    def __init__(self, model: Any, pixels: Pixels) -> None:
+        super().__init__()
+        self.model, self.pixels = model.eval(), pixels
+        classifier = getattr(getattr(model, "decode_head", None), "classifier", None)
+        self.has_embedding = isinstance(classifier, nn.Conv2d)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Logits, embedding and pyramid."""
+        seen: list[Tensor] = []
+        hook = None
+        if self.has_embedding:
+            hook = self.model.decode_head.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            found = self.model(pixel_values=self.pixels(image), output_hidden_states=True)
+        finally:
+            if hook is not None:
+                hook.remove()
+        return Outputs(found.logits, None, seen[0] if seen else None, _levels(found.hidden_states or ()))
+
+
+def _levels(states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The last hidden state of each stride, finest first; nothing where they are no maps."""
+    if any(state.ndim != 4 for state in states):
+        return ()
+    return tuple({state.shape[-2:]: state for state in states}.values())
+
+
+def _where(config: Any) -> str:
+    local = Path(config.model).expanduser()
+    return str(local) if local.is_dir() else config.model
+
+
+def _load(config: Any) -> Any:
+    try:
+        from transformers import AutoModelForSemanticSegmentation
+    except ImportError as error:
+        raise install_hint("hf", error) from None
+    try:
+        model, report = AutoModelForSemanticSegmentation.from_pretrained(
+            _where(config), revision=config.revision, dtype=torch.float32, weights_only=True, output_loading_info=True
+        )
+    except Exception as error:  # the hub, the configuration and the weights each fail in their own ways
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"teacher.model: {config.model} gives no network of AutoModelForSemanticSegmentation ({type(error).__name__}: "
+            f"{reason[:200]}); give a directory written by save_pretrained, or a repository of the Hugging Face hub that can "
+            "be reached or is in the cache (fill it on a machine with network, then set HF_HUB_OFFLINE=1)"
+        ) from None
+    if missing := sorted(report["missing_keys"]):
+        raise ConfigError(
+            f"teacher.model: {config.model} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, which "
+            "would stay random; give a checkpoint that was trained to segment, not a backbone"
+        )
+    return model
+
+
+def _pixels(config: Any) -> tuple[Pixels, str]:
+    """The normalisation, and what to say of its origin."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(_where(config), revision=config.revision)
+    except Exception:  # no file, or one of a processor that this version does not know
+        return Pixels(IMAGENET_MEAN, IMAGENET_STD), " (no image processor: ImageNet's normalisation is assumed)"
+    scale = float(processor.rescale_factor) if getattr(processor, "do_rescale", True) else 1.0
+    bgr = bool(getattr(processor, "do_flip_channel_order", False))
+    if not getattr(processor, "do_normalize", False):
+        return Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), scale, bgr), ""
+    return Pixels(processor.image_mean, processor.image_std, scale, bgr), ""

@@ -1,0 +1,54 @@
+"""Teachers made of teachers: nested configurations that are checked with the recipe, and means of probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import BeforeValidator, SerializeAsAny
+from torch import Tensor
+
+from kd.config import ConfigError, Named
+from kd.lookup import lookup
+from teachers.teacher import Teacher
+
+
+def _chosen(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    name = value.get("name")
+    if not isinstance(name, str) or not name:
+        raise ConfigError("needs a name; it chooses a file of teachers/")
+    if value.get("floor"):  # 0 stands in a resolved recipe
+        raise ConfigError("has a floor, but only the whole is measured; set the floor of the outer teacher")
+    return lookup("teachers", name, "Teacher").Config.model_validate(dict(value))
+
+
+Member = Annotated[SerializeAsAny[Named], BeforeValidator(_chosen)]
+"""A field written like ``teacher`` itself; its ``name`` chooses the class that checks the rest."""
+
+
+def build_member(config: Any, classes: tuple[str, ...], where: str) -> Teacher:
+    """The teacher of a nested configuration; its errors begin with ``where`` instead of ``teacher``.
+
+    Raises:
+        ConfigError: as the member's own.
+    """
+    try:
+        return lookup("teachers", config.name, "Teacher")(config, classes)
+    except ConfigError as error:
+        text = str(error)
+        inner = text.removeprefix("teacher") if text.startswith(("teacher.", "teacher:")) else f": {text}"
+        raise ConfigError(f"{where}{inner}") from None
+
+
+def log_mean(parts: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """``log(sum_i w_i softmax(z_i))`` over the channels of weighted logits, ``w`` summing to one; safe where a softmax is 0."""
+    total: Tensor | None = None
+    for weight, logits in parts:
+        part = logits.log_softmax(1) + math.log(weight)
+        total = part if total is None else torch.logaddexp(total, part)
+    assert total is not None
+    return total

@@ -1,0 +1,144 @@
+"""A teacher from torchvision.models.segmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from kd.config import ConfigError
+from kd.types import Outputs
+from teachers.files import read_state_dict, weights_mark
+from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_number, install_hint, matched, measured
+from teachers.teacher import Teacher
+
+RESNET_LEVELS = ("layer1", "layer2", "layer3")
+CLASSIFIERS = ("classifier.4.weight", "classifier.low_classifier.weight")
+
+
+class TorchvisionTeacher(Teacher):
+    """DeepLabV3, FCN or LR-ASPP of torchvision; its logits before the library brings them to the images' resolution.
+
+    torchvision's own weights know the classes of Pascal VOC; its ``__background__`` is the data set's ``background``, and
+    their transforms give the normalisation. A state dict of your own is taken to have ImageNet's normalisation, as in
+    torchvision's reference scripts. The embedding is what the last convolution sees (LR-ASPP has two: none).
+
+    Raises:
+        ConfigError: the model or the weights are unknown, out of reach or damaged, or the classes are not the data set's.
+    """
+
+    class Config(Teacher.Config):
+        """``weights``: a name of torchvision's (``COCO_WITH_VOC_LABELS_V1``), or a file with a state dict.
+
+        ``rename`` maps names of torchvision's weights onto the data set's; ``classes`` names the channels of a file in the
+        teacher's own order (default: the data set's order).
+        """
+
+        model: str = "deeplabv3_resnet101"
+        weights: str = "COCO_WITH_VOC_LABELS_V1"
+        rename: dict[str, str] = Field(default_factory=dict)
+        classes: tuple[str, ...] | None = None
+
+    def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
+        source = f"{config.model} ({config.weights})"
+        builder, enum = _builder(config.model)
+        if config.weights in enum.__members__:
+            if config.classes is not None:
+                raise ConfigError(f"teacher.classes: {config.weights} names its classes itself; use teacher.rename")
+            model, entry = _download(builder, enum[config.weights])
+            preset = entry.transforms()
+            pixels = Pixels(preset.mean, preset.std)
+            own = matched(entry.meta["categories"], classes, config.rename, source)
+        else:
+            model, pixels = _from_file(builder, config, list(enum.__members__)), Pixels(IMAGENET_MEAN, IMAGENET_STD)
+            own = by_number(_channels(model), classes, config.classes, source)
+        network = TorchvisionNetwork(model, pixels)
+        super().__init__(config, own, classes, measured(network), source)
+        self.mark = weights_mark(network)
+        self.network = network
+        self.train(False)
+
+    def answer(self, image: Tensor) -> Outputs:
+        """The network's outputs at its own stride."""
+        return self.network(image)
+
+
+class TorchvisionNetwork(nn.Module):
+    """uint8 images to ``Outputs``, by the parts of a segmentation model of torchvision."""
+
+    def __init__(self, model: Any, pixels: Pixels) -> None:
+        super().__init__()
+        self.model, self.pixels = model.eval(), pixels
+        taken = model.backbone.return_layers
+        taken.update({name: name for name in RESNET_LEVELS if name in model.backbone and name not in taken})
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Logits, auxiliary logits, embedding and the backbone's levels, finest first."""
+        features = self.model.backbone(self.pixels(image))
+        pyramid, embedding = tuple(features.values()), None
+        if isinstance(self.model.classifier, nn.Sequential):
+            *neck, classifier = self.model.classifier
+            embedding = nn.Sequential(*neck)(features["out"])
+            logits = classifier(embedding)
+        else:
+            logits = self.model.classifier(features)
+        auxiliary = getattr(self.model, "aux_classifier", None)
+        aux = auxiliary(features["aux"]) if auxiliary is not None else None
+        return Outputs(logits, aux, embedding, pyramid)
+
+
+def _builder(name: str) -> tuple[Any, Any]:
+    """torchvision's builder of a model, and the enumeration of its weights."""
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise install_hint("all", error) from None
+    known = models.list_models(module=models.segmentation)
+    if name not in known:
+        raise ConfigError(f"teacher.model: '{name}' is no segmentation model of torchvision; options: {', '.join(known)}")
+    return models.get_model_builder(name), models.get_model_weights(name)
+
+
+def _download(builder: Any, entry: Any) -> tuple[Any, Any]:
+    try:
+        return builder(weights=entry), entry
+    except (OSError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"teacher.weights: {entry.url} cannot be loaded ({type(error).__name__}: {reason[:160]}); put the file into the "
+            "cache (TORCH_HOME/hub/checkpoints) on a machine with network, or give its path as teacher.weights"
+        ) from None
+
+
+def _from_file(builder: Any, config: Any, names: list[str]) -> Any:
+    path = Path(config.weights).expanduser()
+    if not path.suffix and not path.exists():
+        raise ConfigError(
+            f"teacher.weights: '{config.weights}' is neither a file nor weights of {config.model}; options: {', '.join(names)}"
+        )
+    if config.rename:
+        raise ConfigError("teacher.rename: a file has no names of classes; list them in teacher.classes")
+    weights = read_state_dict(path, "teacher.weights")
+    last = next((weights[key] for key in CLASSIFIERS if key in weights), None)
+    if last is not None:
+        aux = {"aux_loss": any(key.startswith("aux_classifier.") for key in weights)} if "lraspp" not in config.model else {}
+        model = builder(weights=None, weights_backbone=None, num_classes=len(last), **aux)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            problem = " ".join(str(error).split())[:200]
+        else:
+            return model
+    else:
+        problem = f"it has no {' or '.join(CLASSIFIERS)}"
+    raise ConfigError(
+        f"teacher.weights: {path} does not hold the weights of {config.model} ({problem}); choose the model it is of"
+    )
+
+
+def _channels(model: Any) -> int:
+    head = model.classifier
+    last: Any = list(head)[-1] if isinstance(head, nn.Sequential) else head.low_classifier
+    return last.out_channels

@@ -1,0 +1,157 @@
+"""Pictures as they come from cameras, annotation tools and spreadsheets of files: upright, of any mode, or refused by name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from kd.data.files import BrokenFileError, read_colours, read_image, read_labels, read_pair, read_values
+
+SIZE = (5, 7)
+LABELS = (np.arange(35).reshape(SIZE) % 3).astype(np.uint8)
+PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+
+
+def turned(path: Path, array: np.ndarray, orientation: int, **options: object) -> Path:
+    """A picture that is stored as it is, with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(array).save(path, exif=exif, **options)
+    return path
+
+
+def saved(path: Path, image: Image.Image | np.ndarray, **options: object) -> Path:
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+# --- orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_pictures_are_read_as_a_viewer_shows_them(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = turned(tmp_path / f"a.{suffix}", PHOTO, orientation)
+    with Image.open(path) as stored:
+        shown = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    assert (read_image(path).permute(1, 2, 0).numpy() == shown).all()
+
+
+def test_a_turned_photo_fits_its_upright_mask(tmp_path: Path) -> None:
+    upright = np.kron(LABELS * 100, np.ones((8, 8), np.uint8))  # large flat squares: JPEG keeps them nearly
+    photo = turned(tmp_path / "a.jpg", np.rot90(upright), 6, quality=95)
+    mask = saved(tmp_path / "a.png", upright // 100)
+    image, labels = read_pair(photo, mask)
+    assert image.shape == (3, *upright.shape)
+    assert (image[0].int() - 100 * labels.int()).abs().max() < 20
+
+
+def test_damaged_exif_is_no_reason_to_lose_a_photo(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(PHOTO).save(path, exif=b"Exif\0\0nonsense")
+    assert read_image(path).shape == (3, *SIZE)
+
+
+# --- photos
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_photos_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray(PHOTO).convert("L").convert("RGB")
+    source = grey.convert(mode)
+    path = saved(tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png"), source)
+    image = read_image(path)
+    assert (image.shape, image.dtype) == ((3, *SIZE), torch.uint8)
+    if mode not in ("1", "P", "YCbCr"):
+        assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - np.asarray(grey)).max() <= 1
+
+
+def test_a_cmyk_jpeg_is_no_negative(tmp_path: Path) -> None:
+    white = Image.new("RGB", (16, 16), (250, 250, 250)).convert("CMYK")
+    assert read_image(saved(tmp_path / "a.jpg", white)).float().mean() > 230
+
+
+@pytest.mark.parametrize("array", [np.full(SIZE, 4000, np.uint16), np.full(SIZE, 70000, np.int32), np.ones(SIZE, np.float32)])
+def test_deep_photos_are_refused_rather_than_clipped_to_white(tmp_path: Path, array: np.ndarray) -> None:
+    with pytest.raises(BrokenFileError, match=r"a\.tif: is a grey image of more than 8 bits .* Convert the images to 8 bits"):
+        read_image(saved(tmp_path / "a.tif", array))
+
+
+# --- masks
+
+
+def palette_image() -> Image.Image:
+    image = Image.fromarray(LABELS).convert("P")
+    image.putdata(LABELS.flatten().tolist())
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("a.png", Image.fromarray(LABELS)),
+        ("a.png", palette_image()),
+        ("a.gif", palette_image()),
+        ("a.png", Image.fromarray(LABELS.astype(np.uint16))),
+        ("a.tif", Image.fromarray(LABELS.astype(np.uint16))),
+        ("a.tif", Image.fromarray(LABELS.astype(np.int32))),
+        ("a.png", Image.merge("LA", (Image.fromarray(LABELS), Image.new("L", SIZE[::-1], 7)))),
+        ("a.bmp", Image.fromarray(LABELS)),
+    ],
+    ids=["L", "P", "GIF", "I;16", "TIFF I;16", "TIFF I", "LA", "BMP"],
+)
+def test_masks_of_one_channel_keep_their_numbers(tmp_path: Path, name: str, image: Image.Image) -> None:
+    labels = read_labels(saved(tmp_path / name, image))
+    assert labels.dtype == torch.uint8
+    assert (labels.numpy() == LABELS).all()
+
+
+def test_masks_of_one_bit_hold_0_and_1(tmp_path: Path) -> None:
+    labels = read_labels(saved(tmp_path / "a.png", Image.fromarray(LABELS > 0)))
+    assert (labels.numpy() == (LABELS > 0)).all()
+
+
+def test_deep_numbers_reach_a_data_set_that_maps_them(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", LABELS.astype(np.uint16) * 1000)
+    assert read_values(path).max() == 2000
+    with pytest.raises(BrokenFileError, match=r"a\.png: \d+ pixels hold values beyond 0\.\.255, first (1000|2000)"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
+def test_painted_masks_are_refused_with_the_remedy(tmp_path: Path, mode: str) -> None:
+    path = saved(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), Image.fromarray(PHOTO).convert(mode))
+    with pytest.raises(BrokenFileError, match=rf"is a {mode} image; .* declare them .*data\.colours="):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("read", [read_labels, read_values, read_colours])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_masks_saved_as_jpeg_are_refused_whatever_their_suffix(tmp_path: Path, name: str, read: object) -> None:
+    path = saved(tmp_path / name, LABELS * 50, format="JPEG")
+    rule = "is a JPEG; its lossy compression invents labels .* again from their source, as PNG"
+    with pytest.raises(BrokenFileError, match=f"{re.escape(str(path))}: {rule}"):
+        read(path)  # type: ignore[operator]
+
+
+def test_colours_of_painted_masks(tmp_path: Path) -> None:
+    painted = np.asarray(palette_image().convert("RGB"))
+    assert (read_colours(saved(tmp_path / "p.png", palette_image())) == painted).all()
+    transparent = Image.fromarray(painted).convert("RGBA")
+    transparent.putalpha(Image.fromarray(LABELS * 100))
+    assert (read_colours(saved(tmp_path / "rgba.png", transparent)) == painted).all()
+    assert (read_colours(saved(tmp_path / "grey.png", LABELS)) == LABELS[..., None]).all()
+    with pytest.raises(BrokenFileError, match=r"which has no colours; declare data\.classes without colours"):
+        read_colours(saved(tmp_path / "deep.png", LABELS.astype(np.uint16)))
+
+
+def test_labels_of_another_size_name_both_sizes(tmp_path: Path) -> None:
+    photo, mask = saved(tmp_path / "a.png", PHOTO), saved(tmp_path / "m.png", LABELS.T)
+    with pytest.raises(BrokenFileError, match=r"m\.png: is 7x5, its image 5x7; label and image must have one size"):
+        read_pair(photo, mask)
