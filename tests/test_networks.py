@@ -125,12 +125,22 @@ def test_one_image_cannot_train_but_can_be_predicted() -> None:
     [
         ({"backbone": "resnet19"}, "backbone: 'resnet19' is unknown to timm"),
         (
-            {"backbone": "swin_tiny_patch4_window7_224"},
-            "output_stride: swin_tiny_patch4_window7_224 cannot .* stride 8 ",
+            {"backbone": "resnet18.tv", "pretrained": True},
+            r"backbone: 'resnet18.tv' is unknown to timm .*; its weights: .*resnet18.tv_in1k",
         ),
-        ({"output_stride": 12}, "output_stride: resnet18 cannot be built with output stride 12 "),
+        (
+            {"backbone": "swin_tiny_patch4_window7_224"},
+            r"output_stride: is 8, which swin_tiny\S+ cannot have; use 32, its own, or a",
+        ),
+        (
+            {"backbone": "hrnet_w18_small"},
+            "output_stride: is 8, which hrnet_w18_small cannot have; use 32, its own, or another",
+        ),
+        ({"output_stride": 12}, "output_stride: is 12, which resnet18 cannot have; use 32, its own, or 8 or 16 if it can be"),
         ({"backbone": "efficientnet_b0", "output_stride": 7}, "output_stride"),
         ({"backbone": "efficientnet_b0", "output_stride": 0}, "output_stride"),
+        ({"options": {"stem_typ": "deep"}}, r"options: resnet18 cannot be built with \{'stem_typ': 'deep'\} \(.*'stem_typ'\)"),
+        ({"options": {"out_indices": [4]}, "aux": 8}, "aux: is 8, but the auxiliary head .* which has only one; set aux=0"),
         ({"dropout": 1.0}, "dropout"),
         ({"widht": 8}, "network.widht: there is no such key; did you mean 'width'"),
         ({"name": "deeplab"}, "Did you mean 'deeplabv3'"),

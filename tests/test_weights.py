@@ -137,7 +137,12 @@ def test_loading_fetches_no_pretrained_weights(saved: Path, monkeypatch: pytest.
         timm, "create_model", lambda *args, **knobs: asked.append(knobs["pretrained"]) or create(*args, **knobs)
     )
     load_network(saved)
-    assert asked == [False]
+    assert set(asked) == {False}
+
+
+def test_a_pinned_tag_that_timm_has_dropped_does_not_stop_loading(saved: Path) -> None:
+    edited(backbone="resnet18.of_yesterday")(saved)
+    assert torch.equal(load_network(saved)[0](images()).logits, network(0, aux=4).eval()(images()).logits)
 
 
 def test_loading_needs_neither_students_nor_teachers(saved: Path) -> None:

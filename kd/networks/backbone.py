@@ -5,50 +5,148 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
+from torch import Tensor
 
-from kd.config import ConfigError
+from kd.config import ConfigError, InputError
+
+WISHES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
+"""Lets transformers take images of any size; left out where timm does not know the key."""
+
+STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
+"""The three-convolution stem in CIRKD's weight files, and in timm."""
+
+
+class Levels(NamedTuple):
+    """Channels and strides of a backbone's levels, finest first."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def at(self, stride: int) -> int:
+        """The index of the last level of a stride.
+
+        Raises:
+            ConfigError: no level has it; the message names those there are.
+        """
+        if stride not in self.strides:
+            raise ConfigError(
+                f"backbone: this head needs a level of stride {stride}, but the backbone's have {self.told}; choose another "
+                "backbone, or one of the heads pspnet and deeplabv3, which read only the last level"
+            )
+        return max(index for index, step in enumerate(self.strides) if step == stride)
+
+    def without_stem(self) -> Levels:
+        """The levels of stride 4 and coarser, as pyramids are built on; all where none is so coarse."""
+        start = sum(step < 4 for step in self.strides[:-1])
+        return Levels(self.channels[start:], self.strides[start:])
+
+    @property
+    def told(self) -> str:
+        """The strides in words."""
+        return f"stride{'s' * (len(self.strides) > 1)} {', '.join(map(str, self.strides))}"
 
 
 def build_backbone(name: str, output_stride: int, pretrained: bool | str, options: Mapping[str, Any]) -> Any:
     """A timm backbone that returns its levels, finest first.
 
-    ``options`` go to timm's constructor. ``pretrained``: true takes timm's weights from the Hugging Face hub, a text is a
-    weight file (.pth or .safetensors).
+    ``name`` may pin the weights: ``resnet18d.ra2_in1k``. ``options`` go to timm's constructor. ``pretrained``: true takes
+    timm's weights from the Hugging Face hub, a text is a weight file (.pth or .safetensors). A backbone that cannot be dilated
+    has one output stride, its own.
 
     Raises:
-        ConfigError: timm does not know the backbone, it cannot have this stride, or its weights are unavailable or others.
+        ConfigError: timm does not know the backbone, its tag or an option, it cannot have this stride, or its weights are
+            unavailable or others.
     """
-    if not timm.is_model(name.split(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=6)
-        hint = f"close names: {', '.join(close)}" if close else "timm.list_models() lists them"
-        raise ConfigError(f"backbone: '{name}' is unknown to timm {timm.__version__}; {hint}")
-    network = _create(name, output_stride, pretrained is True, options)
-    reached = network.feature_info.reduction()[-1]
-    if reached != output_stride:
-        raise ConfigError(f"output_stride: is {output_stride}, but {name} then has stride {reached}; use 8, 16 or 32")
+    name = _known(name, pretrained is True)
+    network = _create(name, pretrained is True, {"output_stride": output_stride, **WISHES}, options)
+    if network.feature_info.reduction()[-1] != output_stride:
+        own = _create(name, False, WISHES, options).feature_info.reduction()[-1]
+        raise ConfigError(
+            f"output_stride: is {output_stride}, which {name} cannot have; use {own}, its own"
+            f"{', or 8 or 16 if it can be dilated' if own == 32 and output_stride not in (8, 16) else ''}, or another backbone"
+        )
     if isinstance(pretrained, str):
         _read(network, name, Path(pretrained).expanduser())
     return network
 
 
-def _create(name: str, output_stride: int, pretrained: bool, options: Mapping[str, Any]) -> Any:
+def levels_of(backbone: Any, image: Tensor) -> tuple[Tensor, ...]:
+    """The levels ``B D h w`` of a normalised image, finest first.
+
+    Raises:
+        InputError: the backbone cannot take images of this size.
+    """
     try:
-        return timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=pretrained, **options)
+        maps = backbone(image)
+    except (AssertionError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "must match the size" not in str(error):
+            raise
+        height, width, stride = *image.shape[-2:], backbone.feature_info.reduction()[-1]
+        raise InputError(
+            f"the backbone cannot take images of {height} x {width} pixels ({error}); use sides that are multiples of {stride} "
+            "and of its windows, set options.img_size where it has one, or use another backbone"
+        ) from error
+    channels_last = getattr(backbone, "output_fmt", None) == "NHWC"
+    return tuple(level.permute(0, 3, 1, 2) if channels_last else level for level in maps)
+
+
+def _known(name: str, pretrained: bool) -> str:
+    """The name for timm; a tag that this timm does not know is dropped where no weights are to be fetched."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(name, timm.list_models(), n=6)
+        hint = f"close names: {', '.join(close)}" if close else "timm.list_models() lists them"
+        raise ConfigError(f"backbone: '{name}' is unknown to timm {timm.__version__}; {hint}")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if not tag or name in tagged:
+        return name
+    if pretrained:
+        options = ", ".join(tagged) or "none"
+        raise ConfigError(f"backbone: '{name}' is unknown to timm {timm.__version__}; its weights: {options}")
+    return architecture
+
+
+def _create(name: str, pretrained: bool, wishes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The backbone with as many of the wishes as it can have."""
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **{**wishes, **options})
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
-        reason = str(error) or "timm refuses it"
-        raise ConfigError(
-            f"output_stride: {name} cannot be built with output stride {output_stride} ({reason}); try 8, 16 or 32, or a "
-            "backbone that can be dilated"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise ConfigError(
-            f"pretrained: weights of {name} are not to be had ({type(error).__name__}: {reason}); fill the Hugging Face cache "
-            "on a machine with network, give pretrained=FILE, or pretrained=false to train from scratch"
-        ) from error
+        refused = [key for key in wishes if f"'{key}'" in str(error)] or [key for key in wishes if key == "output_stride"]
+        if not refused:
+            raise _refused(name, options, error) from error
+        return _create(name, pretrained, {key: wishes[key] for key in wishes if key not in refused}, options)
+    except (AttributeError, OSError, RuntimeError) as error:
+        raise (_unavailable if pretrained else _refused)(name, options, error) from error
+
+
+def _refused(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
+    return ConfigError(
+        f"options: {name} cannot be built with {dict(options)} ({str(error) or 'timm refuses it'}); options are the arguments "
+        "of timm's constructor"
+    )
+
+
+def _unavailable(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
+    reason = next(iter(str(error).splitlines()), "")
+    if isinstance(error, AttributeError) or "loading state_dict" in reason:
+        return ConfigError(
+            f"pretrained: timm's weights of {name} do not fit a backbone with {dict(options)}; drop the options, give "
+            "pretrained=FILE, or pretrained=false to train from scratch"
+        )
+    return ConfigError(
+        f"pretrained: weights of {name} are not to be had ({type(error).__name__}: {reason}); fill the Hugging Face cache on a "
+        "machine with network, give pretrained=FILE, or pretrained=false to train from scratch"
+    )
+
+
+def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under names without dots; a stem in the names of CIRKD's files takes timm's."""
+    stem = STEM if "conv3.weight" in weights else {}
+    heads = {key: key.partition(".") for key in weights}
+    return {f"{stem.get(head, head)}{dot}{rest}".replace(".", "_"): weights[key] for key, (head, dot, rest) in heads.items()}
 
 
 def _read(network: Any, name: str, file: Path) -> None:
@@ -57,13 +155,14 @@ def _read(network: Any, name: str, file: Path) -> None:
         raise ConfigError(
             f"pretrained: {file} does not exist; give a .pth or .safetensors file, true (timm's weights) or false"
         )
-    wanted = network.state_dict()
+    # a features-only network renames: layer1.0.conv1 may be layer1_0_conv1 or model.layer1.0.conv1, or keep its name
+    own = network.state_dict()
+    wanted = {key: key.removeprefix("model.").replace(".", "_") for key in own}
     try:
-        # a features-only network flattens names: layer1.0.conv1 may be layer1_0_conv1, or keep its dots
-        weights = {key.replace(".", "_"): value for key, value in timm.models.load_state_dict(str(file)).items()}
-        missing = [key for key in wanted if key.replace(".", "_") not in weights]
+        weights = _plain(timm.models.load_state_dict(str(file)))
+        missing = [key for key, plain in wanted.items() if plain not in weights and not key.endswith("num_batches_tracked")]
         if not missing:
-            network.load_state_dict({key: weights[key.replace(".", "_")] for key in wanted})
+            network.load_state_dict({key: weights.get(plain, own[key]) for key, plain in wanted.items()})
     except Exception as error:  # damage is reported by many types
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kd.config import ConfigError
-from kd.distributed import world_size
-from kd.networks.network import Classifier, Network, conv_norm_relu
+from kd.networks.backbone import Levels
+from kd.networks.network import Classifier, Network, check_pooled_norm, conv_norm_relu
 
 
 class ASPP(nn.Module):
@@ -23,13 +24,15 @@ class ASPP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """``B D h w`` to ``B width h w``."""
-        if self.training and len(features) == 1 and world_size() == 1:
-            raise ConfigError(
-                "schedule.batch: one image at a time cannot train a head with a pooled batch norm (one value per channel has "
-                "no variance); use schedule.batch >= 2 x schedule.accumulate"
-            )
+        check_pooled_norm(self, features)
         pooled = self.pooled(features.mean((2, 3), keepdim=True)).expand(-1, -1, *features.shape[-2:])
         return self.project(torch.cat([*(branch(features) for branch in self.branches), pooled], 1))
+
+
+def build_aspp(config: Any, levels: Levels) -> ASPP:
+    """ASPP on the last level; the configured rates, which are for stride 8, follow its stride."""
+    rates = tuple(max(1, rate * 8 // levels.strides[-1]) for rate in config.rates)
+    return ASPP(levels.channels[-1], config.width, rates, config.aspp_dropout)
 
 
 class DeepLabHead(nn.Module):
@@ -45,23 +48,23 @@ class DeepLabHead(nn.Module):
 
 
 class DeepLabV3(Network):
-    """DeepLabV3 on any timm backbone that can be dilated.
+    """DeepLabV3 on any timm backbone; logits at the output stride.
 
-    Widths of the published families: JDTLosses 128 for ResNet18-D and 512 for ResNet50/101-D; CIRKD (2022) 128 for ResNet18 and
-    MobileNetV2, 256 for ResNet101, with auxiliary heads of 64 and 256.
+    Widths of the published families: JDTLosses 128 for ResNet18-D and MobileNetV2 and 512 for ResNet50/101-D, auxiliary heads
+    of 64 and 256; CIRKD (2022) 128 for ResNet18 and MobileNetV2 and 256 for ResNet101, auxiliary heads of 64, none and 256;
+    its later version 512 for both ResNets. CIRKD has ``aspp_dropout`` 0.5 and a stem of three convolutions.
     """
 
     class Config(Network.Config):
         """``width`` of ASPP and embedding; ``rates`` for output stride 8, halved at 16; ``aspp_dropout`` is ASPP's own."""
 
         width: int = Field(128, ge=1)
-        rates: tuple[int, ...] = (12, 24, 36)
+        rates: tuple[Annotated[int, Field(ge=1)], ...] = (12, 24, 36)
         aspp_dropout: float = Field(0.0, ge=0, lt=1)
 
-    def build_head(self, channels: tuple[int, ...], strides: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
+    def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The DeepLab head on the last level."""
         config = self.config
-        rates = tuple(max(1, rate * 8 // strides[-1]) for rate in config.rates)
-        aspp = ASPP(channels[-1], config.width, rates, config.aspp_dropout)
+        aspp = build_aspp(config, levels)
         classifier = Classifier(config.width, classes, config.dropout, config.tap)
         return DeepLabHead(aspp, config.width, classifier), config.width

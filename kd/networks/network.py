@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kd.config import Named
-from kd.networks.backbone import build_backbone
+from kd.config import ConfigError, Named
+from kd.distributed import world_size
+from kd.networks.backbone import Levels, build_backbone, levels_of
 from kd.types import Outputs, Sizes
 
 
@@ -19,6 +20,24 @@ def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def grid(maps: Tensor) -> tuple[int, int]:
+    """The height and width of ``B D h w``."""
+    return maps.shape[-2], maps.shape[-1]
+
+
+def check_pooled_norm(module: nn.Module, maps: Tensor) -> None:
+    """To be called where a batch norm follows a pooling to one value per channel and image.
+
+    Raises:
+        ConfigError: the module trains on a single image, whose one value has no variance.
+    """
+    if module.training and len(maps) == 1 and world_size() == 1:
+        raise ConfigError(
+            "schedule.batch: one image at a time cannot train a head with a pooled batch norm (one value per channel has "
+            "no variance); use schedule.batch >= 2 x schedule.accumulate"
+        )
 
 
 class Classifier(nn.Module):
@@ -46,14 +65,18 @@ class Network(nn.Module, ABC):
     """Base of the networks. Takes uint8 RGB ``B 3 H W`` (or floats in [0, 1]) and normalises it itself.
 
     Raises:
-        ConfigError: timm does not know the backbone, or cannot give it the output stride, or weights are unavailable.
+        ConfigError: timm does not know the backbone, or cannot give it the output stride, or weights are unavailable; the head
+            needs other levels.
+        InputError: when called, if the backbone cannot take images of this size.
     """
 
     class Config(Named):
         """``aux`` is the auxiliary head's width (0: none); ``pretrained`` true (timm's weights), false, or a weight file.
 
-        ``options`` go to the backbone, e.g. ``{stem_type: deep, stem_width: 64}``. ``tap`` says whether the embedding is taken
-        before or after the dropout in front of the classifier (JML-KD: not used; CIRKD's repository: after).
+        ``backbone`` may pin timm's weights, e.g. ``resnet18d.ra2_in1k``; ``options`` go to timm's constructor of it, e.g.
+        ``{stem_type: deep, stem_width: 64}``. ``tap`` says whether the embedding is taken before or after the dropout in front
+        of the classifier (JML-KD: not used; CIRKD's repository: after). ``align_corners`` is how the head resamples its maps,
+        and how its logits are to be resampled. ``mean`` and ``std`` are those of most of timm's weights, not of all.
         """
 
         backbone: str = "resnet18d"
@@ -74,26 +97,38 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.config, self.classes = config, classes
         self.backbone = build_backbone(config.backbone, config.output_stride, config.pretrained, config.options)
-        levels = self.backbone.feature_info
-        channels, strides = tuple(levels.channels()), tuple(levels.reduction())
-        self.head, width = self.build_head(channels, strides, classes)
-        self.aux_head = AuxHead(channels[-2], config.aux, classes, config.dropout) if config.aux else None
-        self.sizes = Sizes(classes, self.logit_stride(strides), width, bool(config.aux), channels, strides)
+        info = self.backbone.feature_info
+        there = Levels(tuple(info.channels()), tuple(info.reduction()))
+        self.head, width = self.build_head(there, classes)
+        self.aux_head = self._build_aux_head(there) if config.aux else None
+        self.sizes = Sizes(classes, self.logit_stride(there), width, bool(config.aux), *there)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     @abstractmethod
-    def build_head(self, channels: tuple[int, ...], strides: tuple[int, ...], classes: int) -> tuple[nn.Module, int]:
-        """The head, a module from the backbone's levels to (logits, embedding), and the embedding's channels."""
+    def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
+        """The head, a module from the backbone's levels to (logits, embedding), and the embedding's channels.
 
-    def logit_stride(self, strides: tuple[int, ...]) -> int:
+        Raises:
+            ConfigError: the backbone lacks a level that the head needs.
+        """
+
+    def logit_stride(self, levels: Levels) -> int:
         """Pixels per step of the logits' grid; the last level's unless the head refines it."""
-        return strides[-1]
+        return levels.strides[-1]
+
+    def _build_aux_head(self, levels: Levels) -> AuxHead:
+        if len(levels.channels) == 1:
+            raise ConfigError(
+                f"aux: is {self.config.aux}, but the auxiliary head reads the second to last level of the backbone, which has "
+                "only one; set aux=0, or options.out_indices to more levels"
+            )
+        return AuxHead(levels.channels[-2], self.config.aux, self.classes, self.config.dropout)
 
     def forward(self, image: Tensor) -> Outputs:
         """Outputs at the network's own stride."""
         scaled = image.to(self.mean.dtype) / 255 if image.dtype == torch.uint8 else image
-        pyramid = tuple(self.backbone((scaled - self.mean) / self.std))
+        pyramid = levels_of(self.backbone, (scaled - self.mean) / self.std)
         logits, embedding = self.head(pyramid)
         aux = self.aux_head(pyramid[-2]) if self.aux_head is not None else None
         return Outputs(logits, aux, embedding, pyramid, self.config.align_corners)
