@@ -1,4 +1,4 @@
-"""Pictures to judge a student by eye: image, target, teacher and student side by side, with titles and a legend."""
+"""Pictures to judge a student by eye: columns of label maps with titles and a legend, or labels laid over the image."""
 
 from __future__ import annotations
 
@@ -41,17 +41,58 @@ def sheet(rows: Sequence[Sample], classes: Sequence[str], colours: Sequence[Colo
         ValueError: there is no row, rows disagree on columns, or a sample is not fit for ``panel``.
     """
     table = _grid(rows, classes, colours)
-    key = _legend(table.width, classes, colours)
+    key = legend(classes, colours, table.width)
     page = Image.new("RGB", (table.width, table.height + key.height), PAPER)
     page.paste(table, (0, 0))
     page.paste(key, (0, table.height))
     return page
 
 
+def overlay(image: Tensor, labels: Tensor, colours: Sequence[Colour], opacity: float = 0.5) -> Image.Image:
+    """The image at its own size with each class's colour laid over it; ignored pixels stay as they are.
+
+    ``image`` uint8 ``3 H W``; ``labels`` integers ``H W``, 255 = ignored.
+
+    Raises:
+        ValueError: a shape, a dtype or a label does not fit.
+    """
+    photo = _photo(image)
+    shown = _checked("labels", labels, image.shape[1:], len(colours))
+    painted = Image.blend(photo, Image.fromarray(palette(colours)[shown]), opacity)
+    return Image.composite(photo, painted, Image.fromarray(shown == IGNORE))
+
+
+def legend(classes: Sequence[str], colours: Sequence[Colour], width: int = WIDEST, ignored: bool = True) -> Image.Image:
+    """Swatch and name of each class, and of ``ignored`` pixels, in even columns over the width in pixels."""
+    _check_palette(classes, colours)
+    font = ImageFont.load_default(TEXT)
+    names = [*classes, "ignored"] if ignored else list(classes)
+    room = width - 2 * GAP
+    step = min(room, int(max(font.getlength(name) for name in names)) + SWATCH + 3 * GAP)
+    across, line = max(1, room // step), SWATCH + GAP
+    page = Image.new("RGB", (width, GAP + -(-len(names) // across) * line), PAPER)
+    draw = ImageDraw.Draw(page)
+    swatches = [Image.new("RGB", (SWATCH, SWATCH), tuple(colour)) for colour in colours]
+    swatches.append(Image.fromarray(_hatching(SWATCH, SWATCH)))
+    for number, (name, swatch) in enumerate(zip(names, swatches, strict=False)):
+        x, y = GAP + number % across * step, GAP // 2 + number // across * line
+        page.paste(swatch, (x, y))
+        draw.rectangle((x, y, x + SWATCH - 1, y + SWATCH - 1), outline=LIGHT)
+        draw.text((x + SWATCH + GAP // 2, y + SWATCH // 2), _fit(name, font, step - SWATCH - GAP), INK, font, anchor="lm")
+    return page
+
+
+def palette(colours: Sequence[Colour]) -> np.ndarray:
+    """Colours by label, uint8 ``256 3``; black where there is no class."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colours)] = colours
+    return table
+
+
 def _grid(rows: Sequence[Sample], classes: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
     titles = _titles(rows)
-    palette = _palette(classes, colours)
-    cells = [_cells(image, columns, palette, len(classes)) for image, columns in rows]
+    _check_palette(classes, colours)
+    cells = [_cells(image, columns, palette(colours), len(classes)) for image, columns in rows]
     width = max(row[0].width for row in cells)
     font, top = ImageFont.load_default(TITLE), GAP + TITLE + GAP
     height = top + sum(row[0].height + GAP for row in cells)
@@ -77,25 +118,25 @@ def _titles(rows: Sequence[Sample]) -> list[str]:
     return ["image", *first]
 
 
-def _palette(classes: Sequence[str], colours: Sequence[Colour]) -> np.ndarray:
-    """Colours by label, uint8 ``256 3``."""
+def _check_palette(classes: Sequence[str], colours: Sequence[Colour]) -> None:
     if not 0 < len(classes) == len(colours) <= IGNORE:
         raise ValueError(
             f"{len(classes)} classes and {len(colours)} colours; there must be one colour per class, 1 to {IGNORE} of them"
         )
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(colours)] = colours
-    return palette
 
 
-def _cells(image: Tensor, columns: Mapping[str, Tensor], palette: np.ndarray, classes: int) -> list[Image.Image]:
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"the image is {image.dtype} {tuple(image.shape)}; it must be uint8 3 H W, before normalisation")
-    photo = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+def _cells(image: Tensor, columns: Mapping[str, Tensor], table: np.ndarray, classes: int) -> list[Image.Image]:
+    photo = _photo(image)
     size = _display(*photo.size)
     smooth = Image.Resampling.BICUBIC if size[0] > photo.width else Image.Resampling.BOX
     maps = [_checked(name, labels, image.shape[1:], classes) for name, labels in columns.items()]
-    return [photo.resize(size, smooth), *(_painted(labels, size, palette) for labels in maps)]
+    return [photo.resize(size, smooth), *(_painted(labels, size, table) for labels in maps)]
+
+
+def _photo(image: Tensor) -> Image.Image:
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"the image is {image.dtype} {tuple(image.shape)}; it must be uint8 3 H W, before normalisation")
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _display(width: int, height: int) -> tuple[int, int]:
@@ -119,10 +160,10 @@ def _checked(name: str, labels: Tensor, size: torch.Size, classes: int) -> np.nd
     return labels.cpu().numpy().astype(np.uint8)
 
 
-def _painted(labels: np.ndarray, size: tuple[int, int], palette: np.ndarray) -> Image.Image:
+def _painted(labels: np.ndarray, size: tuple[int, int], table: np.ndarray) -> Image.Image:
     """Coloured labels at the displayed size (width, height); hatching is drawn there, so that it stays fine."""
     shown = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    pixels = palette[shown]
+    pixels = table[shown]
     hatched = _hatching(*size)
     ignored = shown == IGNORE
     pixels[ignored] = hatched[ignored]
@@ -133,25 +174,6 @@ def _hatching(width: int, height: int) -> np.ndarray:
     """Grey diagonals on black, uint8 ``H W 3``."""
     diagonal = np.add.outer(np.arange(height), np.arange(width)) % 8 < 2
     return np.where(diagonal[..., None], LIGHT, DARK).astype(np.uint8)
-
-
-def _legend(width: int, classes: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
-    """Swatch and name of each class, and of ignored pixels, in even columns over the width in pixels."""
-    font = ImageFont.load_default(TEXT)
-    names = [*classes, "ignored"]
-    room = width - 2 * GAP
-    step = min(room, int(max(font.getlength(name) for name in names)) + SWATCH + 3 * GAP)
-    across, line = max(1, room // step), SWATCH + GAP
-    page = Image.new("RGB", (width, GAP + -(-len(names) // across) * line), PAPER)
-    draw = ImageDraw.Draw(page)
-    swatches = [Image.new("RGB", (SWATCH, SWATCH), tuple(colour)) for colour in colours]
-    swatches.append(Image.fromarray(_hatching(SWATCH, SWATCH)))
-    for number, (name, swatch) in enumerate(zip(names, swatches, strict=True)):
-        x, y = GAP + number % across * step, GAP // 2 + number // across * line
-        page.paste(swatch, (x, y))
-        draw.rectangle((x, y, x + SWATCH - 1, y + SWATCH - 1), outline=LIGHT)
-        draw.text((x + SWATCH + GAP // 2, y + SWATCH // 2), _fit(name, font, step - SWATCH - GAP), INK, font, anchor="lm")
-    return page
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

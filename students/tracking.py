@@ -202,7 +202,7 @@ def _open(wandb: Any, mode: str, config: Tracking, directory: Path, about: dict[
 def _obstacle(wandb: Any) -> str | None:
     """Why W&B cannot be used online, told in seconds: ``wandb.init`` may need minutes, or ask for a key and wait."""
     server = wandb.setup().settings.base_url
-    if not _reachable(server):
+    if not reachable(server):
         return f"W&B at {server} does not answer"
     try:
         known = wandb.login(prompt=False, verify=False)
@@ -211,7 +211,7 @@ def _obstacle(wandb: Any) -> str | None:
     return None if known else f"there is no W&B key for {server} (run `wandb login`)"
 
 
-def _reachable(url: str, seconds: float = 2.0) -> bool:
+def reachable(url: str, seconds: float = 2.0) -> bool:
     """Whether the server, or the proxy on the way to it, accepts connections."""
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)

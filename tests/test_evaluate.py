@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny
 from torch import Tensor
 
 from kd.config import ConfigError, validate
 from kd.evaluate import evaluator
+from kd.evaluate.build import build_predictor
 from kd.evaluate.evaluator import Evaluation, evaluate
+from kd.evaluate.multi_scale import MultiScale
 from kd.evaluate.predictor import Predictor, labels
 from kd.evaluate.sliding import Sliding, offsets
 from kd.evaluate.whole import Whole
 from kd.lookup import options
+from kd.recipe import build, fingerprint, plain
 from kd.types import Batch, Outputs
 
 K = 3
@@ -136,6 +141,112 @@ def test_labels_are_the_first_of_the_highest() -> None:
         logits[3, 2, 2] = bad
         with pytest.raises(FloatingPointError, match="NaN or infinity"):
             labels(logits)
+
+
+def multi_scale(scales: tuple[float, ...] = (1.0,), flip: bool = False, **inner: Any) -> MultiScale:
+    return MultiScale(validate(MultiScale.Config, {"scales": scales, "flip": flip, "predictor": inner or {"name": "whole"}}))
+
+
+def lopsided(image: Tensor) -> Outputs:
+    """Neither pixelwise nor symmetric: each pixel minus its left neighbour, at half the resolution."""
+    values = image.float() / 32
+    return Outputs((values - values.roll(1, -1))[..., ::2, ::2])
+
+
+def smooth(height: int, width: int, seed: int = 0) -> Tensor:
+    """A picture that survives resizing."""
+    coarse = torch.rand(1, 3, 3, 4, generator=torch.Generator().manual_seed(seed)) * 255
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 9), st.booleans())
+def test_scale_one_without_flip_is_the_inner_predictor(height: int, width: int, seed: int, windows: bool) -> None:
+    inner = {"name": "sliding", "window": [5, 4]} if windows else {"name": "whole"}
+    image = pictures(2, height, width, seed).image
+    alone = (sliding((5, 4)) if windows else WHOLE)(lopsided, image)
+    found = multi_scale(**inner)(lopsided, image)
+    torch.testing.assert_close(found.softmax(1), alone.softmax(1))
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(2, height, width))
+    best, second = alone.topk(2, 1).values.unbind(1)
+    clear = best - second > 1e-4
+    assert torch.equal(found.argmax(1)[clear], alone.argmax(1)[clear])
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.integers(2, 15), st.integers(2, 15), st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.6]), min_size=1, unique=True))
+def test_with_flip_a_mirrored_image_has_a_mirrored_answer(height: int, width: int, scales: list[float]) -> None:
+    predictor, image = multi_scale(tuple(scales), True), pictures(1, height, width).image
+    straight, mirrored = predictor(lopsided, image), predictor(lopsided, image.flip(-1)).flip(-1)
+    # resizing a mirrored image rounds some pixels to the neighbouring value: 1/32 in logits, twice
+    torch.testing.assert_close(straight.softmax(1), mirrored.softmax(1), atol=0.03 if scales != [1.0] else 1e-6, rtol=0)
+    if scales == [1.0]:
+        without = multi_scale()(lopsided, image), multi_scale()(lopsided, image.flip(-1)).flip(-1)
+        assert not torch.allclose(*without)
+
+
+def test_probabilities_are_averaged_not_logits() -> None:
+    answers = iter([torch.tensor([4.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])])
+
+    def network(image: Tensor) -> Outputs:
+        return Outputs(next(answers).view(1, 3, 1, 1).expand(1, 3, *image.shape[-2:]))
+
+    found = multi_scale((1.0, 2.0))(network, pictures(1, 2, 3).image).exp()
+    expected = (torch.tensor([4.0, 0.0, 0.0]).softmax(0) + torch.tensor([0.0, 1.0, 0.0]).softmax(0)) / 2
+    torch.testing.assert_close(found, expected.view(1, 3, 1, 1).expand(1, 3, 2, 3))
+
+
+def test_impossible_classes_stay_finite() -> None:
+    certain = Outputs(torch.tensor([500.0, 0.0, -500.0]).view(1, 3, 1, 1))
+    found = multi_scale()(lambda image: certain, pictures(1, 2, 3).image)
+    assert found.isfinite().all()
+    assert (found.argmax(1) == 0).all()
+
+
+def test_copies_have_the_scaled_sizes_and_the_pictures_bytes() -> None:
+    seen: list[Tensor] = []
+
+    def network(image: Tensor) -> Outputs:
+        seen.append(image)
+        return pixelwise(image)
+
+    image = smooth(30, 41)
+    found = multi_scale((0.5, 1.0, 1.5, 0.01), True)(network, image)
+    sizes = [(15, 20), (15, 20), (30, 41), (30, 41), (45, 62), (45, 62), (1, 1), (1, 1)]
+    assert [tuple(copy.shape[-2:]) for copy in seen] == sizes
+    assert {copy.dtype for copy in seen} == {torch.uint8}
+    assert all(torch.equal(left, right.flip(-1)) for left, right in zip(seen[::2], seen[1::2], strict=True))
+    assert torch.equal(seen[2], image)
+    assert (seen[0].float().mean() - image.float().mean()).abs() < 2
+    assert found.shape == (1, 3, 30, 41)
+    near = multi_scale((0.75, 1.0, 1.5), True)(pixelwise, image).softmax(1)
+    torch.testing.assert_close(near, WHOLE(pixelwise, image).softmax(1), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scales": []}, "scales: is .*at least 1"),
+        ({"scales": [0]}, "scales.0: is 0; .* greater than 0"),
+        ({"scales": [1, 1.0]}, "a repeated scale would count twice"),
+        ({"predictor": {"name": "slidin"}}, "predictor: 'slidin' is no Predictor here. Did you mean 'sliding'"),
+        ({"predictor": {"name": "sliding"}}, "predictor.window: is required"),
+        ({"predictor": {"name": "sliding", "window": [4, 4], "strid": [2, 2]}}, "predictor.strid: .* did you mean 'stride'"),
+        ({"predictor": {"window": [4, 4]}}, "predictor: needs a name"),
+        ({"predictor": {"name": "multi_scale"}}, "predictor: is multi_scale again"),
+    ],
+)
+def test_wrong_copies_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_predictor({"name": "multi_scale", **values})
+
+
+def test_a_recipe_keeps_the_nested_predictor() -> None:
+    recipe = tiny(evaluation={"predictor": {"name": "multi_scale", "predictor": {"name": "sliding", "window": [16, 24]}}})
+    again = build(plain(recipe))
+    assert again == recipe
+    assert again.evaluation.predictor.predictor.window == (16, 24)
+    assert fingerprint(again) == fingerprint(recipe) != fingerprint(tiny())
 
 
 # --- the evaluator

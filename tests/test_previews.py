@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from students.previews import Colour, panel, sheet
+from students.previews import Colour, legend, overlay, panel, sheet
 
 NAMES = ("road", "car", "tree")
 COLOURS: tuple[Colour, ...] = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -109,3 +109,22 @@ def test_a_sheet_refuses_what_does_not_fit() -> None:
         sheet([(image, columns), (image, {"target": columns["target"]})], NAMES, COLOURS)
     with pytest.raises(ValueError, match="3 classes and 2 colours"):
         sheet([(image, columns)], NAMES, COLOURS[:2])
+
+
+def test_an_overlay_blends_and_leaves_ignored_pixels_alone() -> None:
+    image, columns = sample()
+    picture = overlay(image, columns["target"], COLOURS, opacity=0.25)
+    assert picture.size == (60, 40)
+    pixels = np.asarray(picture)
+    assert (pixels[:20, :30] == 120).all()
+    np.testing.assert_allclose(pixels[20:, :30], np.broadcast_to([140, 97.5, 97.5], (20, 30, 3)), atol=1)
+    np.testing.assert_allclose(pixels[:, 30:], np.broadcast_to([97.5, 140, 97.5], (40, 30, 3)), atol=1)
+    with pytest.raises(ValueError, match="'labels' holds label 3"):
+        overlay(image, torch.full((40, 60), 3), COLOURS)
+
+
+def test_a_legend_alone_may_leave_out_the_ignored() -> None:
+    assert count(legend(NAMES, COLOURS), (0, 0, 0)) > 0
+    without = legend(NAMES, COLOURS, ignored=False)
+    assert count(without, (0, 0, 0)) == 0
+    assert all(count(without, colour) >= 14 * 14 for colour in COLOURS)

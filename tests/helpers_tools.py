@@ -1,0 +1,61 @@
+"""A saved network small enough to know, and how a user calls a tool."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kd.networks.build import build_network, network_config, save_network
+from kd.networks.network import Network
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("road", "car", "tree", "sky", "sign")
+COLOURS = ((128, 64, 128), (0, 0, 142), (107, 142, 35), (70, 130, 180), (220, 220, 0))
+
+
+def small(classes: int = len(NAMES), seed: int = 0, **knobs: Any) -> Network:
+    """An untrained network whose predictions vary over an image."""
+    torch.manual_seed(seed)
+    values = {"name": "deeplabv3", "backbone": "test_resnet", "pretrained": False, "width": 8, "rates": [1, 2], **knobs}
+    network = build_network(network_config(values), classes)
+    with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.weight.uniform_(0.5, 1.5)
+                part.bias.uniform_(-0.5, 0.5)
+        network.eval()
+        noise = torch.rand(4, 3, 8, 8).repeat_interleave(12, 2).repeat_interleave(12, 3)
+        network.head.classifier.conv.bias -= network(noise).logits.mean((0, 2, 3))  # no class wins everywhere
+    return network
+
+
+def saved(folder: Path, name: str = "student", **knobs: Any) -> Network:
+    """A small network, and its two files in a folder."""
+    network = small(**knobs)
+    facts = {"classes": list(NAMES[: network.classes]), "colours": [list(colour) for colour in COLOURS[: network.classes]]}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_network(network, folder, name, {**facts, "fingerprint": "0123456789ab", "step": 7})
+    return network
+
+
+def call(tool: str, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool in its own process."""
+    command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, words)]
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=surroundings, check=False)
+
+
+def inside(monkeypatch: pytest.MonkeyPatch, tool: str, *words: object) -> object:
+    """Run a tool in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, words)])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+    return done.value.code
