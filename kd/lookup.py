@@ -10,11 +10,14 @@ import ast
 import difflib
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from kd.config import ConfigError
+from pydantic import BeforeValidator, SerializeAsAny
+
+from kd.config import ConfigError, Named
 
 
 @cache
@@ -54,6 +57,20 @@ def lookup(folder: str, name: str, base: str) -> type[Any]:
         choices = ", ".join(known)
         raise ConfigError(f"'{name}' is no {base} here.{hint} Options: {choices}; or package.module:Class for your own.")
     return getattr(importlib.import_module(f"{folder}.{name}"), known[name])
+
+
+def named(folder: str, base: str) -> Any:
+    """The type of a configuration field, written as a mapping: its ``name`` chooses the class that checks the rest."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        name = value.get("name")
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"needs a name; it chooses a file of {folder.replace('.', '/')}/")
+        return lookup(folder, name, base).Config.model_validate(dict(value))
+
+    return Annotated[SerializeAsAny[Named], BeforeValidator(check)]
 
 
 def _own(name: str, base: str) -> type[Any]:

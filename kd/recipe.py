@@ -9,28 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from kd.config import Config, ConfigError, Named, validate
+from kd.config import Config, validate
 from kd.data.augment import Augmentation
-from kd.lookup import lookup
+from kd.lookup import named
 from kd.losses.label_smoothing import LabelSmoothing
 from kd.merging import Origins, Tree, annotated, merge, override, read
 from kd.schedules import OptimizerConfig
-
-
-def _named(folder: str, base: str) -> Any:
-    """A field whose ``name`` chooses the class that checks the rest."""
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        name = value.get("name")
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"needs a name; it chooses a file of {folder.replace('.', '/')}/")
-        return lookup(folder, name, base).Config.model_validate(dict(value))
-
-    return Annotated[SerializeAsAny[Named], BeforeValidator(check)]
 
 
 def _stacked(value: Any) -> Any:
@@ -59,7 +45,7 @@ class Evaluating(Config):
     ``every`` steps (0: only at the end); ``limit`` images of ``select`` between (0: all), the final evaluation is always whole.
     """
 
-    predictor: _named("kd.evaluate", "Predictor") = Field(default={"name": "whole"})  # type: ignore[valid-type]
+    predictor: named("kd.evaluate", "Predictor") = Field(default={"name": "whole"})  # type: ignore[valid-type]
     select: str = "val"
     report: str = "val"
     every: int = Field(0, ge=0)
@@ -105,13 +91,13 @@ class Recipe(Config):
     """One run, completely. ``loss`` names the terms of the task loss; ``weights`` weighs every term of loss and method."""
 
     seed: int = Field(0, ge=0)
-    data: _named("kd.data", "Dataset")  # type: ignore[valid-type]
+    data: named("kd.data", "Dataset")  # type: ignore[valid-type]
     augmentation: Augmentation = Augmentation()
-    student: _named("kd.networks", "Network")  # type: ignore[valid-type]
-    teacher: _named("teachers", "Teacher") | None = None  # type: ignore[valid-type]
+    student: named("kd.networks", "Network")  # type: ignore[valid-type]
+    teacher: named("teachers", "Teacher") | None = None  # type: ignore[valid-type]
     labels: LabelSmoothing | None = None
-    loss: dict[str, _named("kd.losses", "Loss")] | None = None  # type: ignore[valid-type]
-    method: Annotated[_named("kd.methods", "Method") | None, BeforeValidator(_stacked)] = None  # type: ignore[valid-type]
+    loss: dict[str, named("kd.losses", "Loss")] | None = None  # type: ignore[valid-type]
+    method: Annotated[named("kd.methods", "Method") | None, BeforeValidator(_stacked)] = None  # type: ignore[valid-type]
     weights: dict[str, float] = Field(default_factory=dict)
     schedule: Schedule = Schedule()
     evaluation: Evaluating = Evaluating()

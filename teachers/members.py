@@ -7,26 +7,21 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator
 from torch import Tensor
 
-from kd.config import ConfigError, Named
-from kd.lookup import lookup
+from kd.config import ConfigError
+from kd.lookup import lookup, named
 from teachers.teacher import Teacher
 
 
-def _chosen(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    name = value.get("name")
-    if not isinstance(name, str) or not name:
-        raise ConfigError("needs a name; it chooses a file of teachers/")
-    if value.get("floor"):  # 0 stands in a resolved recipe
+def _without_floor(value: Any) -> Any:
+    if isinstance(value, Mapping) and value.get("floor"):  # 0 stands in a resolved recipe
         raise ConfigError("has a floor, but only the whole is measured; set the floor of the outer teacher")
-    return lookup("teachers", name, "Teacher").Config.model_validate(dict(value))
+    return value
 
 
-Member = Annotated[SerializeAsAny[Named], BeforeValidator(_chosen)]
+Member: Any = Annotated[named("teachers", "Teacher"), BeforeValidator(_without_floor)]
 """A field written like ``teacher`` itself; its ``name`` chooses the class that checks the rest."""
 
 

@@ -7,25 +7,19 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor
 
-from kd.config import ConfigError, Named
+from kd.config import ConfigError
 from kd.evaluate.predictor import Network, Predictor
-from kd.lookup import lookup
+from kd.lookup import lookup, named
 from kd.types import resample
 
 
-def _inner(value: Any) -> Any:
-    """The wrapped predictor's configuration, checked by the class that it names."""
-    if not isinstance(value, Mapping):
-        return value
-    name = value.get("name")
-    if not isinstance(name, str) or not name:
-        raise ConfigError("needs a name; it chooses a file of kd/evaluate/")
-    if name == "multi_scale":
+def _not_again(value: Any) -> Any:
+    if isinstance(value, Mapping) and value.get("name") == "multi_scale":
         raise ConfigError("is multi_scale again; wrap whole or sliding and give all scales in one list")
-    return lookup("kd.evaluate", name, "Predictor").Config.model_validate(dict(value))
+    return value
 
 
 class MultiScale(Predictor):
@@ -44,7 +38,9 @@ class MultiScale(Predictor):
 
         scales: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), min_length=1)
         flip: bool = True
-        predictor: Annotated[SerializeAsAny[Named], BeforeValidator(_inner)] = Field(default={"name": "whole"})  # type: ignore[assignment]
+        predictor: Annotated[named("kd.evaluate", "Predictor"), BeforeValidator(_not_again)] = Field(  # type: ignore[valid-type]
+            default={"name": "whole"}
+        )
 
         @field_validator("scales")
         @classmethod

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import Field
 from torch import Tensor, nn
 
-from kd.config import ConfigError, Named
-from kd.lookup import lookup
+from kd.config import ConfigError
+from kd.lookup import lookup, named
 from kd.methods.method import Method
 from kd.schedules import OptimizerConfig
 from kd.types import Outputs, Sizes, Stage
-
-
-def _member(value: Any) -> Any:
-    """The configuration of one method, checked by the class that it names."""
-    if not isinstance(value, Mapping):
-        return value
-    name = value.get("name")
-    if not isinstance(name, str) or not name:
-        raise ConfigError("needs a name; it chooses a file of kd/methods/")
-    return lookup("kd.methods", name, "Method").Config.model_validate(dict(value))
 
 
 class Several(Method):
@@ -35,7 +25,7 @@ class Several(Method):
     class Config(Method.Config):
         """``members`` are methods as a recipe writes them."""
 
-        members: tuple[Annotated[SerializeAsAny[Named], BeforeValidator(_member)], ...] = Field(min_length=1)
+        members: tuple[named("kd.methods", "Method"), ...] = Field(min_length=1)  # type: ignore[valid-type]
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
