@@ -165,12 +165,12 @@ def shrunk(recipe: Recipe) -> Tree:
     """What turns a recipe into a run of seconds on the CPU, without files: tiny procedural images, four steps, an untrained
     teacher of the student's own kind. Losses, method, weights and optimizer stay."""
     overlay: Tree = {
-        "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 4, "test": 4},
+        "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 2, "test": 2},
         "augmentation": {"crop": [64, 64]},
         "student": {"pretrained": False},
         "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate * int(os.environ.get("WORLD_SIZE", "1"))},
-        "evaluation": {"every": 2, "predictor": {"name": "whole"}},
-        "run": {"workers": 0, "log_every": 1, "checkpoint_every": 2, "previews": 2, "wandb": {"mode": "disabled"}},
+        "evaluation": {"every": 4, "predictor": {"name": "whole"}},
+        "run": {"workers": 0, "log_every": 1, "checkpoint_every": 4, "previews": 2, "wandb": {"mode": "disabled"}},
     }
     if recipe.teacher is not None:
         overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}}
