@@ -74,11 +74,11 @@ def _preset(name: str, comment: str, weights: dict[str, Any]) -> str:
 
 
 def table(folder: Path) -> str:
-    """All methods in a table: what is matched, what it reads of the teacher, presets."""
+    """All methods in a table: what each does, and its presets."""
     ours = presets(folder)
     lines = ["| method | what it does | presets |", "|---|---|---|"]
     for name in names():
         module = inspect.getmodule(lookup(FOLDER, name, "Method"))
         listed = ", ".join(f"`{preset}`" for preset, *_ in ours.get(name, []))
-        lines.append(f"| `{name}` | {first_line(module).partition(': ')[2] or first_line(module)} | {listed or '-'} |")
+        lines.append(f"| `{name}` | {first_line(module).rstrip('.')} | {listed or '-'} |")
     return "\n".join(lines)

@@ -25,6 +25,9 @@ class JmlKd(Method):
     Released weights: 0.25 of CE and KL, halved between main and auxiliary head and halved between hard and soft labels, so
     0.0625 each; 0.75 of JML, halved between hard and soft, so 0.375 each; T = 1, smooth = 1. For T != 1 the released code
     tempers the target of ``jaccard_soft`` but not the student; ``temper_student: true`` tempers both.
+
+    Fails where: very long schedules, which the authors advise against; a teacher trained without label smoothing is less
+    suited, as its soft labels are harder.
     """
 
     class Config(Method.Config):
