@@ -17,6 +17,11 @@ def open_split(config: Any, split: str) -> Dataset:
     """
     cls = lookup("kd.data", config.name, "Dataset")
     splits = cls.offers(config)
+    if split in cls.unlabelled:
+        raise ConfigError(
+            f"evaluation: the labels of {config.name}'s split '{split}' are secret, so it has no scores; evaluate "
+            f"{' or '.join(splits)}. To submit {split} to the data set's server, predict its images with tools/predict.py"
+        )
     if split not in splits:
         raise ConfigError(f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(splits)}")
     data: Dataset = cls(config, split)

@@ -7,15 +7,14 @@ training set: select on ``val``, report ``test``. Brostow et al., "Semantic obje
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import PositiveInt
 from torch import Tensor
 
-from kd.config import ConfigError
 from kd.data.dataset import Colour, Dataset, check_labels
 from kd.data.files import data_root, read_pair, resized
+from kd.data.lists import located, read_list
 from kd.types import IGNORE
 
 VOID = 11
@@ -66,8 +65,8 @@ class CamVid(Dataset):
         self.config = config
         self.root = data_root(config.root, "camvid")
         self.split = split
-        self.stems = _stems(self.root, split)
-        self.images = _images(self.root / split, self.stems)
+        self.stems = read_list(self.root / f"{split}.txt", "CamVid", SUFFIXES)
+        self.images = located(self.root / split, self.stems, SUFFIXES)
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -83,25 +82,3 @@ class CamVid(Dataset):
         labels = labels.where(labels != VOID, IGNORE)
         check_labels(labels, len(self.classes), str(path))
         return resized(image, labels, self.config.resize)
-
-
-def _stems(root: Path, split: str) -> list[str]:
-    file = root / f"{split}.txt"
-    if not file.is_file():
-        there = ", ".join(sorted(path.stem for path in root.glob("*.txt"))) or "none"
-        raise ConfigError(f"{file}: is missing; CamVid lists its splits in such files (found: {there})")
-    names = [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    stems = list(dict.fromkeys(Path(name).stem if Path(name).suffix.lower() in SUFFIXES else Path(name).name for name in names))
-    if not stems:
-        raise ConfigError(f"{file}: is empty; it must hold one image name a line")
-    return stems
-
-
-def _images(folder: Path, stems: list[str]) -> list[Path]:
-    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
-    missing = [stem for stem in stems if stem not in found]
-    if missing:
-        raise ConfigError(
-            f"{folder}: {len(missing)} listed images are missing, first {missing[0]} (.png or .jpg); is the copy complete?"
-        )
-    return [found[stem] for stem in stems]

@@ -31,6 +31,8 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     colours: tuple[Colour, ...]
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    unlabelled: ClassVar[tuple[str, ...]] = ()
+    """Further splits, whose labels are secret: to be predicted, never scored."""
 
     @abstractmethod
     def __init__(self, config: Config, split: str) -> None: ...
