@@ -1,0 +1,165 @@
+"""Every preset of every method through the real trainer: exact resumption, two processes, bf16, ignored batches."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+
+from kd import distributed
+from kd.data.build import open_split
+from kd.data.loader import training_batches
+from kd.recipe import Recipe, load
+from kd.seeds import seed_everything
+from kd.types import IGNORE, Batch
+from students.run import build_trainer, train
+from students.trainer import Trainer
+from teachers.load import load_teacher
+
+ROOT = Path(__file__).parent.parent
+PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "_parts" / "method").glob("*.yaml"))
+CPU = torch.device("cpu")
+SHARED = ("schedule.batch=4", "student.dropout=0")
+"""For runs on one and on two processes: dropout would draw other masks."""
+
+
+def preset(name: str, *overrides: str) -> Recipe:
+    """Four steps of a preset on procedural images, with a teacher wider than the student."""
+    task = [] if name == "jml_kd" else ["loss/ce"]
+    parts = ["data/shapes", "student/shapes_tiny", "schedule/shapes", "teacher/shapes_r10", *task, f"method/{name}"]
+    teacher = "{name: fresh, network: {name: deeplabv3, backbone: test_resnet, width: 96, aux: 16, pretrained: false}}"
+    small = ["method.pixel_slots=50", "method.region_slots=9"] if name.startswith("cirkd") else []
+    words = [f"teacher={teacher}", "run.device=cpu", "run.previews=0", "run.checkpoint_every=1", "evaluation.every=0"]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "_parts").symlink_to(ROOT / "recipes" / "_parts")
+        (Path(folder) / "r.yaml").write_text(f"extends: [{', '.join(f'_parts/{part}' for part in parts)}]")
+        return load(Path(folder) / "r.yaml", [*words, *small, *overrides], smoke=True)[0]
+
+
+def trainer_of(recipe: Recipe, folder: Path) -> tuple[Trainer, Any]:
+    data = open_split(recipe.data, "train")
+    seed_everything(recipe.seed, "teacher")
+    trainer = build_trainer(recipe, folder, load_teacher(recipe.teacher, data.classes), data, CPU)
+    rank, world = distributed.rank(), distributed.world_size()
+    batch, last = recipe.schedule.batch, trainer.total
+    loader = training_batches(
+        data, recipe.augmentation, seed=recipe.seed, batch=batch, first=0, last=last, rank=rank, world=world
+    )
+    return trainer, iter(loader)
+
+
+def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    data = open_split(recipe.data, "train")
+    seed_everything(recipe.seed, "teacher")
+    return train(recipe, {}, folder, load_teacher(recipe.teacher, data.classes), data, CPU)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_resuming_is_bitwise_exact(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut in the middle, and for methods of several stages also where the stage changes."""
+    recipe = preset(name)
+    run(recipe, tmp_path / "whole")
+    original, cuts = Trainer.one_step, [1, 3]
+
+    def dies(self: Trainer, batches: Any) -> Any:
+        if cuts and self.step == cuts[0]:
+            cuts.pop(0)
+            raise RuntimeError("power cut")
+        return original(self, batches)
+
+    monkeypatch.setattr(Trainer, "one_step", dies)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(recipe, tmp_path / "cut")
+    run(recipe, tmp_path / "cut")
+    states = [torch.load(tmp_path / kind / "checkpoint.pt", weights_only=True) for kind in ("whole", "cut")]
+    objectives = [state["objective"] for state in states]
+    assert all(torch.equal(value, objectives[1][key]) for key, value in objectives[0].items())
+    assert states[0]["step"] == states[1]["step"] == (5 if name.startswith("maskd") else 4)
+    kept = [tmp_path / kind / "method.safetensors" for kind in ("whole", "cut")]
+    assert kept[0].exists() == name.startswith("maskd")
+    if kept[0].exists():
+        assert torch.equal(*(load_file(file)["tokens"] for file in kept))
+
+
+def _member(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=100))
+    for name in PRESETS:
+        trainer, batches = trainer_of(preset(name, *SHARED), Path(folder))
+        terms = [trainer.one_step(batches) for _ in range(trainer.total)]
+        torch.save({"state": trainer.objective.state_dict(), "terms": terms}, f"{folder}/{name}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two gloo processes ended with."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.start_processes(_member, args=(str(folder),), nprocs=2, start_method="spawn")
+    return folder
+
+
+@pytest.mark.xdist_group("two processes")
+@pytest.mark.parametrize("name", PRESETS)
+def test_two_processes_keep_one_state_and_see_one_loss(ranks: Path, name: str) -> None:
+    one, other = (torch.load(ranks / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
+    differing = [key for key, value in one["state"].items() if not torch.equal(value, other["state"][key])]
+    assert differing == []
+    for mine, its in zip(one["terms"], other["terms"], strict=True):
+        assert mine == pytest.approx(its, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.xdist_group("two processes")
+@pytest.mark.parametrize("name", [name for name in PRESETS if "official" not in name])
+def test_two_processes_begin_like_one(ranks: Path, name: str, tmp_path: Path) -> None:
+    """The first step's terms are those of one process with the whole batch; random draws of a gradient penalty are not."""
+    trainer, batches = trainer_of(preset(name, *SHARED), tmp_path)
+    terms = trainer.one_step(batches)
+    both = torch.load(ranks / f"{name}-0.pt", weights_only=True)["terms"][0]
+    drawn = {"pixel"} if name.startswith("cirkd") else set()  # which pixels are remembered is drawn by each process
+    assert {k: v for k, v in both.items() if k not in drawn} == pytest.approx(
+        {k: v for k, v in terms.items() if k not in drawn}, rel=2e-4, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_bf16_and_a_batch_without_labels(name: str, tmp_path: Path) -> None:
+    trainer, batches = trainer_of(preset(name, "schedule.precision=bf16"), tmp_path)
+    blank = (Batch(b.image, torch.full_like(b.target, IGNORE), b.ids) for b in batches)
+    for _ in range(trainer.total):
+        assert all(value == value for value in trainer.one_step(blank).values())
+    assert all(p.isfinite().all() for p in trainer.objective.parameters())
+
+
+def test_tokens_of_one_run_serve_another(tmp_path: Path) -> None:
+    first = run(preset("maskd@seg"), tmp_path / "first")
+    given = f"method.tokens={tmp_path / 'first'}"
+    second = run(preset("maskd@seg", given, "weights.token_ce=null", "weights.token_dice=null"), tmp_path / "second")
+    assert (first["steps"], second["steps"]) == (5, 4)
+    assert first["student_steps"] == second["student_steps"] == 4
+    assert torch.equal(*(load_file(tmp_path / kind / "method.safetensors")["tokens"] for kind in ("first", "second")))
+
+
+def test_stages_have_rates_of_their_own(tmp_path: Path) -> None:
+    """Each stage begins with its optimizer's full rate, and the student rests while tokens are learnt."""
+    recipe = preset("maskd@seg", "schedule.optimizer.learning_rate.warmup=0", "schedule.steps=8")
+    trainer, batches = trainer_of(recipe, tmp_path)
+    student, key = trainer.objective.student, "head.classifier.conv.weight"
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    trainer.one_step(batches)
+    assert trainer.rates["tokens"] == pytest.approx(0.1)
+    trainer.one_step(batches)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    tokens = trainer.objective.method.tokens.values.clone()
+    trainer.one_step(batches)
+    assert trainer.rates["student"] == pytest.approx(recipe.schedule.optimizer.lr)
+    assert torch.equal(tokens, trainer.objective.method.tokens.values)
+    assert not torch.equal(before[key], student.state_dict()[key])
