@@ -24,6 +24,21 @@ def _stacked(value: Any) -> Any:
     return {"name": "several", "members": value} if isinstance(value, (list, tuple)) else value
 
 
+def method_config(values: Any) -> Any:
+    """The configuration of a method as a recipe writes it, one or a stack.
+
+    Raises:
+        ConfigError: a name or a knob is unknown, or a value wrong.
+    """
+    return validate(MethodPart, {"method": values}).method
+
+
+class MethodPart(Config):
+    """The part of a recipe that names the method."""
+
+    method: Annotated[named("kd.methods", "Method"), BeforeValidator(_stacked)]  # type: ignore[valid-type]
+
+
 class Schedule(Config):
     """How long and how to train. ``batch`` is global: over all processes and ``accumulate`` parts.
 
