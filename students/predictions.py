@@ -19,6 +19,7 @@ from kd.data.coding import palette as fallback
 from kd.data.dataset import Colour, Dataset
 from kd.data.files import BrokenFileError, read_image, read_labels
 from kd.data.submission import submission_of, write_submission, zip_submission
+from kd.data.writing import write_whole
 from kd.evaluate.build import build_predictor
 from kd.evaluate.predictor import Network, Predictor, labels
 from kd.lookup import lookup
@@ -81,10 +82,10 @@ class Writer:
         if not replace:
             _check_same(folder / CARD, card)
         text = yaml.safe_dump(card, sort_keys=False)
-        _write(folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
         if "overlay" in kinds:
             key = legend(facts["classes"], self.colours, ignored=False)
-            _write(folder / "legend.png", lambda path: key.save(path, "PNG"))
+            write_whole(folder / "legend.png", lambda path: key.save(path, "PNG"))
 
     def finished(self, name: str) -> bool:
         """Whether all files of a name are there and need not be replaced."""
@@ -103,7 +104,7 @@ class Writer:
         found = labels(logits).cpu()
         for kind in self.kinds:
             save = getattr(self, f"_{kind}")(image, found, logits)
-            _write(self.file(kind, name), save)
+            write_whole(self.file(kind, name), save)
 
     def _labels(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
         indexed = Image.fromarray(found.numpy())
@@ -140,18 +141,6 @@ def _check_same(file: Path, card: Mapping[str, Any]) -> None:
             f"{file.parent}: holds predictions of another network or predictor (different: {', '.join(changed)}); choose "
             "another --output, or --overwrite to replace them"
         )
-
-
-def _write(file: Path, save: Callable[[Path], object]) -> None:
-    """Save beside the file, then rename: what has a name is whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        save(partial)
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(file)) from None
 
 
 @dataclass

@@ -29,7 +29,6 @@ from kd.networks.synchronise import synchronise
 from kd.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.xdist_group("processes")
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "jml_batch": lambda: JaccardMetricLoss(smooth=1.0),

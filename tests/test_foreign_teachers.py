@@ -123,7 +123,6 @@ def hf(folder: Path | str, classes: tuple[str, ...] = OWN, **knobs: Any) -> Teac
     return build({"name": "hf", "model": str(folder), **knobs}, classes)
 
 
-@pytest.mark.xdist_group("transformers")
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (61, 93)])
 def test_hf_is_the_librarys_own_pipeline(segformer: Path, height: int, width: int) -> None:
     transformers = pytest.importorskip("transformers")
@@ -141,7 +140,6 @@ def test_hf_is_the_librarys_own_pipeline(segformer: Path, height: int, width: in
     assert torch.equal(teacher.probabilities(batch(height, width)).argmax(1), torch.stack(maps))
 
 
-@pytest.mark.xdist_group("transformers")
 def test_hf_behaves(segformer: Path) -> None:
     teacher = hf(segformer, rename=RACE)
     assert (teacher.sizes.stride, teacher.sizes.embedding) == (4, 16)
@@ -155,7 +153,6 @@ def test_hf_behaves(segformer: Path) -> None:
     behaves(teacher)
 
 
-@pytest.mark.xdist_group("transformers")
 def test_hf_says_where_it_normalises_by_guess(segformer: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((segformer / name).read_bytes())
@@ -164,7 +161,6 @@ def test_hf_says_where_it_normalises_by_guess(segformer: Path, tmp_path: Path) -
     torch.testing.assert_close(teacher.network.pixels(picture()), normal(picture(), *IMAGENET))
 
 
-@pytest.mark.xdist_group("transformers")
 def test_hf_follows_the_processors_switches(segformer: Path, tmp_path: Path) -> None:
     import json
 
@@ -175,7 +171,6 @@ def test_hf_follows_the_processors_switches(segformer: Path, tmp_path: Path) -> 
     torch.testing.assert_close(hf(tmp_path, rename=RACE).network.pixels(picture()), picture().flip(1) / 255)
 
 
-@pytest.mark.xdist_group("transformers")
 def test_hf_refuses_other_classes_and_wrong_names(segformer: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing in the teacher: car; unknown .*: race-car.* set teacher.rename"):
         hf(segformer)
@@ -185,7 +180,6 @@ def test_hf_refuses_other_classes_and_wrong_names(segformer: Path) -> None:
         hf(segformer, rename={"race-car": "lorry"})
 
 
-@pytest.mark.xdist_group("transformers")
 def test_hf_refuses_backbones_pickles_and_the_unreachable(segformer: Path, tmp_path: Path, monkeypatch: Any) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

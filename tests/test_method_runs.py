@@ -107,7 +107,6 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("name", PRESETS)
 def test_two_processes_keep_one_state_and_see_one_loss(ranks: Path, name: str) -> None:
     one, other = (torch.load(ranks / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
@@ -117,7 +116,6 @@ def test_two_processes_keep_one_state_and_see_one_loss(ranks: Path, name: str) -
         assert mine == pytest.approx(its, rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("name", [name for name in PRESETS if "official" not in name])
 def test_two_processes_begin_like_one(ranks: Path, name: str, tmp_path: Path) -> None:
     """The first step's terms are those of one process with the whole batch; random draws of a gradient penalty are not."""
