@@ -26,20 +26,22 @@ Inputs = dict[str, Tensor]
 HP = dict[str, Any]
 
 
-def _sizes(logits: Tensor | None, features: Tensor | None, classes: int = 5) -> Sizes:
-    return Sizes(classes if logits is None else logits.shape[1], 8, 0 if features is None else features.shape[1], False)
+def _sizes(classes: int, features: Tensor | None) -> Sizes:
+    return Sizes(classes, 8, 0 if features is None else features.shape[1], False)
 
 
-def _outputs(inputs: Inputs, logits: str, features: str) -> Outputs:
+def _outputs(inputs: Inputs, logits: str, features: str, classes: int) -> Outputs:
+    """Files of feature losses hold no logits; zeros stand for them."""
     like = inputs[features] if features in inputs else inputs[logits]
-    spare = like.new_zeros(len(like), 5, *like.shape[2:])
+    spare = like.new_zeros(len(like), classes, *like.shape[2:])
     return Outputs(inputs.get(logits, spare), embedding=inputs.get(features))
 
 
 def _run(cls: type[Method], inputs: Inputs, target: Tensor | None = None, classes: int = 5, **knobs: Any) -> Any:
     """Terms of a method on ``student``/``teacher`` logits or ``feat_s``/``feat_t`` features, and the method."""
-    student, teacher = _outputs(inputs, "student", "feat_s"), _outputs(inputs, "teacher", "feat_t")
-    sizes = [_sizes(o.logits, o.embedding, classes) for o in (student, teacher)]
+    names = (("student", "feat_s"), ("teacher", "feat_t"))
+    student, teacher = (_outputs(inputs, logits, features, classes) for logits, features in names)
+    sizes = [_sizes(o.logits.shape[1], o.embedding) for o in (student, teacher)]
     method = cls(cls.Config(**knobs), *sizes).to(student.logits.dtype)
     for name, value in inputs.items():
         if name == "conv_weight":
@@ -95,7 +97,7 @@ def skd(inputs: Inputs, hp: HP, variant: str) -> dict[str, Any]:
 def ifvd(inputs: Inputs, hp: HP) -> dict[str, Any]:
     """IFVD's own term."""
     target = inputs["label"].where(inputs["label"] != hp["ignore"], IGNORE)
-    return {"loss": _run(IFVD, inputs, target, adversary=None)["variation"]}
+    return {"loss": _run(IFVD, inputs, target, hp["num_classes"], adversary=None)["variation"]}
 
 
 def cirkd_mini_batch(inputs: Inputs, hp: HP) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def cirkd_mini_batch(inputs: Inputs, hp: HP) -> dict[str, Any]:
 
 def cirkd_memory(inputs: Inputs, hp: HP, enqueue: tuple[Tensor, Tensor] | None = None) -> dict[str, Any]:
     """Both memory terms with given banks and slots; ``enqueue`` holds the recorded draws of the released code."""
-    student, teacher = (_sizes(None, inputs[name], hp["num_classes"]) for name in ("feat_s", "feat_t"))
+    student, teacher = (_sizes(hp["num_classes"], inputs[name]) for name in ("feat_s", "feat_t"))
     knobs = {"pixel_slots": hp["pixel_memory_size"], "region_slots": hp["region_memory_size"], "variant": "code"}
     method = CIRKD(CIRKD.Config(**knobs), student, teacher).to(inputs["feat_s"].dtype)
     for bank, name in ((method.pixel_bank, "pixel"), (method.region_bank, "region")):
@@ -165,11 +167,11 @@ def maskd_learn(inputs: Inputs, hp: HP) -> dict[str, Any]:
 def maskd(inputs: Inputs, hp: HP, variant: str = "segmentation") -> dict[str, Any]:
     """MasKD's second stage, through the method."""
     student, teacher = Outputs(inputs["student"]), Outputs(inputs["teacher"])
-    sizes = _sizes(inputs["student"], None)
+    sizes = _sizes(inputs["student"].shape[1], None)
     method = MasKD(MasKD.Config(count=hp["num_tokens"], aux=False, variant=variant), sizes, sizes)
     method.enter(method.stages[-1])
     method.tokens.values = nn.Parameter(inputs["tokens"], requires_grad=False)
-    terms = method(student, teacher, torch.zeros(2, 9, 11).long())
+    terms = method(student, teacher, torch.zeros_like(inputs["student"][:, 0]).long())
     return {"loss": terms["mask"], "mask": masks(inputs["tokens"], inputs["teacher"])}
 
 
