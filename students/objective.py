@@ -71,15 +71,8 @@ def on_crop(sizes: Sizes, crop: tuple[int, int]) -> Sizes:
 
 
 def build_method(config: Any, student: Sizes, teacher: Sizes) -> Method:
-    """The method that a configuration names, for a pair of networks that can give what it reads."""
-    cls = lookup("kd.methods", config.name, "Method")
-    if lacking := sorted(cls.needs - teacher.fields):
-        raise ConfigError(
-            f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
-            f"{', '.join(sorted(teacher.fields))}; choose a teacher that has them (a run of this toolkit does), or a method "
-            "that reads logits, such as kd"
-        )
-    return cls(config, student, teacher)
+    """The method that a configuration names, for a pair of networks."""
+    return lookup("kd.methods", config.name, "Method").fitted(config, student, teacher)
 
 
 def _fitting(term: str, loss: Loss, classes: int) -> Loss:

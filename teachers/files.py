@@ -59,10 +59,10 @@ def _read(path: Path, key: str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage and foreign classes are reported by many types
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
-        reason = reason.strip() or next(iter(str(error).splitlines()), "")
+        pickled = "weights_only" in str(error) or "Unsupported" in str(error)
+        reason = "it holds pickled objects" if pickled else f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
         raise ConfigError(
-            f"{key}: {path} cannot be read as weights ({type(error).__name__}: {reason[:160]}); give a .safetensors file, or "
+            f"{key}: {path} cannot be read as weights ({reason}); give a .safetensors file, or "
             "one written by torch.save(network.state_dict(), path); pickled objects are refused because they run code"
         ) from None
 

@@ -166,5 +166,14 @@ def test_jml_kd_refuses_a_pair_without_auxiliary_heads(role: str) -> None:
 
 def test_a_teacher_that_lacks_what_a_method_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kd.methods.kd.KD.needs", frozenset({"logits", "embedding"}))
+    pair = Sizes(3, 8, 4, False), Sizes(3, 4, 0, False)
     with pytest.raises(ConfigError, match=r"kd reads the teacher's embedding, but this teacher gives only logits; choose"):
-        build_method(SimpleNamespace(name="kd"), Sizes(3, 8, 4, False), Sizes(3, 4, 0, False))
+        build_method(SimpleNamespace(name="kd"), *pair)
+    monkeypatch.undo()
+    for config in (
+        lookup("kd.methods", "fitnet", "Method").Config(name="fitnet"),
+        lookup("kd.methods", "cwd", "Method").Config(name="cwd", maps=("embedding",)),
+        lookup("kd.methods", "several", "Method").Config(name="several", members=[{"name": "kd"}, {"name": "at"}]),
+    ):
+        with pytest.raises(ConfigError, match=r"(fitnet|cwd|at) reads the teacher's embedding"):
+            build_method(config, *pair)

@@ -19,7 +19,7 @@ from kd.methods.method import Method
 from kd.schedules import LearningRateConfig, OptimizerConfig
 from kd.types import IGNORE, Outputs, Sizes, Stage, full_precision, resample
 
-LEARN, DISTIL = Stage("tokens", share=0.25, trains_student=False), Stage("distil")
+DISTIL = Stage("distil")
 
 
 def masks(tokens: Tensor, maps: Tensor) -> Tensor:
@@ -77,9 +77,11 @@ class MasKD(Method):
     """
 
     class Config(Method.Config):
-        """``tokens``: a run directory or its ``method.safetensors``; ``count`` tokens are learnt if it is null."""
+        """``tokens``: a run directory or its ``method.safetensors``; if it is null, ``count`` tokens are learnt first, for
+        ``share`` times the student's steps."""
 
         count: int = Field(8, ge=1)
+        share: float = Field(0.25, gt=0)
         tokens: str | None = None
         aux: bool = True
         variant: Literal["segmentation", "detection"] = "segmentation"
@@ -100,13 +102,15 @@ class MasKD(Method):
         self.tokens = Tokens(config.count, teacher.classes)
         if config.tokens is not None:
             self.tokens.values = nn.Parameter(read_tokens(config.tokens, teacher.classes))
-        self.stages = (DISTIL,) if config.tokens is not None else (LEARN, DISTIL)
+        self.stages = (DISTIL,)
+        if config.tokens is None:
+            self.stages = (Stage("tokens", share=config.share, trains_student=False), DISTIL)
         self.terms = (*(("token_ce", "token_dice") if len(self.stages) > 1 else ()), *self.fields)
         self.enter(self.stages[0])
 
     def enter(self, stage: Stage) -> None:
         """Tokens learn in their own stage only."""
-        self.learning = stage == LEARN
+        self.learning = not stage.trains_student
         self.tokens.requires_grad_(self.learning)
 
     def forward(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:

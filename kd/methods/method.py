@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kd.config import Named
+from kd.config import ConfigError, Named
 from kd.schedules import OptimizerConfig
 from kd.types import Outputs, Sizes, Stage
 
@@ -40,6 +40,27 @@ class Method(nn.Module):
         self.config = config
         self.student = student
         self.teacher = teacher
+
+    @classmethod
+    def fitted(cls, config: Any, student: Sizes, teacher: Sizes) -> Method:
+        """The method for a pair of networks, if the teacher gives what it reads.
+
+        Raises:
+            ConfigError: it does not, or the pair does not fit otherwise.
+        """
+        cls._check(cls.needs, config, teacher)
+        built = cls(config, student, teacher)
+        cls._check(built.needs, config, teacher)  # what is read may depend on the configuration
+        return built
+
+    @staticmethod
+    def _check(needs: frozenset[str], config: Any, teacher: Sizes) -> None:
+        if lacking := sorted(needs - teacher.fields):
+            raise ConfigError(
+                f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
+                f"{', '.join(sorted(teacher.fields))}; choose a teacher that has them (a run of this toolkit does), or a "
+                "method that reads logits, such as kd"
+            )
 
     def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """:meth:`forward`, outside autocast: a method computes in float32, see ``kd.methods.maps``."""

@@ -34,7 +34,7 @@ class Several(Method):
             name = member.name.rpartition(":")[2].lower()
             if name in self.members:
                 raise ConfigError(f"method: names {name} twice; give each method once, its weights can be larger")
-            self.members[name] = lookup("kd.methods", member.name, "Method")(member, student, teacher)
+            self.members[name] = lookup("kd.methods", member.name, "Method").fitted(member, student, teacher)
         staged = [name for name, method in self._all() if len(method.stages) > 1]
         if staged:
             raise ConfigError(

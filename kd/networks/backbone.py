@@ -164,7 +164,8 @@ def _read(network: Any, name: str, file: Path) -> None:
         if not missing:
             network.load_state_dict({key: weights.get(plain, own[key]) for key, plain in wanted.items()})
     except Exception as error:  # damage is reported by many types
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        first = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
+        reason = "pickled objects, refused because they run code" if "weights_only" in str(error) else first
         raise ConfigError(
             f"pretrained: {file} holds no weights of {name} ({reason}); give the file of this very backbone"
         ) from error
