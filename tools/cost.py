@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, measured time and memory. Needs neither weights nor data."""
+"""What a network costs: parameters, multiply-adds, measured time and memory. Needs no weights, and no data but where they decide the classes (data set folder)."""
 
 from __future__ import annotations
 
