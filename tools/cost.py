@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, measured time and memory. Needs no weights, and no data but where they decide the classes (data set folder)."""
+"""What a network costs: parameters, multiply-adds, measured time and memory; no weights needed, data only by `folder`."""
 
 from __future__ import annotations
 
