@@ -68,7 +68,9 @@ def run(options: argparse.Namespace) -> None:
         time, spread, memory = row["milliseconds"], row["spread"], row["mebibytes"]
         print(f"| `{row['method']}` | {time:.1f} | {time / base:.1f} | {spread:.1f} | {memory:.0f} | {row['parameters']:,} |")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        crop, widths = ("x".join(map(str, pair)) for pair in (options.crop, options.widths))
+        shape = f"batch {options.batch} of {crop} at stride 8, {options.classes} classes, widths {widths}, {options.device}"
+        options.json.write_text(json.dumps({"shape": shape, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def alone(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from kd.lookup import lookup, options
+from kd.types import Sizes
 
 FOLDER = "kd.methods"
 
@@ -31,6 +33,18 @@ def presets(folder: Path) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     return found
 
 
+def costs(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """What ``tools/benchmark.py methods --json FOLDER/costs.json`` measured: of which shape, and a row for each preset.
+
+    A preset of several stages has a row for each, named ``preset, stage``; the last one counts.
+    """
+    file = folder / "costs.json"
+    if not file.exists():
+        return "", {}
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return found["shape"], {row["method"].partition(",")[0]: row for row in found["rows"]}
+
+
 def card(name: str, folder: Path) -> str:
     """The card of one method.
 
@@ -40,11 +54,30 @@ def card(name: str, folder: Path) -> str:
     cls = lookup(FOLDER, name, "Method")
     module = inspect.getmodule(cls)
     lines = [f"### {name}", "", first_line(module), "", inspect.getdoc(cls) or "", ""]
+    lines += [f"Reads, of the teacher: {_needs(name, cls)}.", ""]
     lines += ["Knobs:", "", *_knobs(cls.Config), ""]
     ours = presets(folder).get(name, [])
     if ours:
         lines += ["Presets (`extends: [_parts/method/...]`):", "", *(_preset(*preset) for preset in ours), ""]
+    shape, measured = costs(folder)
+    if rows := [(preset, measured[preset]) for preset, *_ in ours if preset in measured]:
+        base = measured["kd"]["milliseconds"]
+        lines += [f"Cost of the terms, forward and backward ({shape}):", ""]
+        lines += [f"- `{preset}`: {_cost(row, base)}" for preset, row in rows]
     return "\n".join(lines)
+
+
+def _needs(name: str, cls: Any) -> str:
+    """What the method reads with its default knobs, found by building it."""
+    if any(field.is_required() for field in cls.Config.model_fields.values()):
+        return "what its members read"
+    sizes = Sizes(3, 8, 8, True, (8,), (8,))
+    return ", ".join(sorted(cls.fitted(cls.Config(name=name), sizes, sizes).needs))
+
+
+def _cost(row: dict[str, Any], base: float) -> str:
+    time, memory, count = row["milliseconds"], row["mebibytes"], row["parameters"]
+    return f"{time:.1f} ms, {time / base:.1f} x KD, {memory:.0f} MiB on top, {count:,} parameters of its own"
 
 
 def first_line(thing: Any) -> str:
@@ -75,10 +108,12 @@ def _preset(name: str, comment: str, weights: dict[str, Any]) -> str:
 
 def table(folder: Path) -> str:
     """All methods in a table: what each does, and its presets."""
-    ours = presets(folder)
-    lines = ["| method | what it does | presets |", "|---|---|---|"]
+    ours, (_, measured) = presets(folder), costs(folder)
+    base = measured["kd"]["milliseconds"] if measured else 1.0
+    lines = ["| method | what it does | presets (time of their terms, x KD) |", "|---|---|---|"]
     for name in names():
         module = inspect.getmodule(lookup(FOLDER, name, "Method"))
-        listed = ", ".join(f"`{preset}`" for preset, *_ in ours.get(name, []))
-        lines.append(f"| `{name}` | {first_line(module).rstrip('.')} | {listed or '-'} |")
+        times = {preset: measured[preset]["milliseconds"] / base for preset, *_ in ours.get(name, []) if preset in measured}
+        told = [f"`{preset}` ({times[preset]:.1f})" if preset in times else f"`{preset}`" for preset, *_ in ours.get(name, [])]
+        lines.append(f"| `{name}` | {first_line(module).rstrip('.')} | {', '.join(told) or '-'} |")
     return "\n".join(lines)
