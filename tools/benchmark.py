@@ -50,7 +50,8 @@ def measured(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     shape = Shape(tuple(options.crop), options.batch, options.classes, widths=tuple(options.widths))
     config = method_config(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))["method"])
     method = build_method(config, *(shape.sizes(width) for width in shape.widths))
-    costs = [measure(method, shape, local_device(options.device), options.repeats, stage) for stage in method.stages]
+    device, stages = local_device(options.device), reversed(method.stages)  # what trains the student first: memory only grows
+    costs = [measure(method, shape, device, options.repeats, stage) for stage in stages][::-1]
     names = [name if len(costs) == 1 else f"{name}, {stage.name}" for stage in method.stages]
     return [{"method": label, **plain(cost)} for label, cost in zip(names, costs, strict=True)]
 
