@@ -112,7 +112,7 @@ def test_binary_masks_of_0_and_255_are_two_classes(tmp_path: Path) -> None:
     labels = read_mask(tmp_path, (MASK > 0).astype(np.uint8) * 255, classes={0: "background", 255: "crack"}, ignore=[])
     assert (labels == (MASK > 0)).all()
     message = refused(lambda: config(tmp_path, classes={0: "background", 255: "crack"}))
-    assert message == "data: the mask value 255 is a class and ignored; set ignore=[] or to another value"
+    assert message == "data: the mask value 255 is a class and ignored; set data.ignore=[] or to another value"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])

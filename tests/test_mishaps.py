@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_run import LONGER, command_line, until_step, write_recipe
 from tiny import STUDENT, execute, merged, tiny
@@ -21,6 +22,8 @@ from kd.losses.overlap import JaccardMetricLoss
 from students import checkpoint
 from students.guard import NonFiniteLossError
 from students.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -140,3 +143,25 @@ def test_smoke_on_two_processes() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished") == 1
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_a_broken_mask_ends_the_run_at_once(tmp_path: Path, place: int) -> None:
+    """The first pair is read before anything is written; a later one ends the workers, which ignore SIGTERM, too."""
+    source = torch.Generator().manual_seed(0)
+    for number in range(8):
+        for split in ("train", "val"):
+            image = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8, generator=source).numpy()
+            labels = torch.full((40, 48), 9 if (split, number) == ("train", place) else 1, dtype=torch.uint8).numpy()
+            for kind, pixels in (("images", image), ("masks", labels)):
+                (tmp_path / "data" / kind / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(tmp_path / "data" / kind / split / f"{number}.png")
+    words = [f"data={{name: folder, root: {tmp_path / 'data'}, classes: [a, b]}}", "augmentation.crop=[32,32]"]
+    words += ["schedule.steps=9", "schedule.batch=4", "run.workers=2", "run.device=cpu", "evaluation.report=val"]
+    command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / "recipes/shapes/tiny_ce.yaml")]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "run"), *words], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"{place}.png: holds the value 9" in done.stderr
+    assert (tmp_path / "run" / "run.json").exists() == (place > 0)

@@ -106,7 +106,7 @@ def _check_labels_declared(config: Any) -> None:
     """Classes, colours and ignored ones must not contradict each other."""
     both = [value for value, _ in config.classes or () if value in config.ignore]
     if both and not config.colours:
-        raise ValueError(f"the mask value {both[0]} is a class and ignored; set ignore=[] or to another value")
+        raise ValueError(f"the mask value {both[0]} is a class and ignored; set data.ignore=[] or to another value")
     both = [name for name, colour in config.colours or () if colour in config.ignore_colours]
     if both:
         raise ValueError(f"the colour of {both[0]} is ignored too; correct colours or ignore_colours")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -123,6 +126,7 @@ def training_batches(
     Raises:
         ConfigError: the global batch does not divide evenly.
     """
+    _end_workers_at_exit(workers)
     portions = Portions(Order(len(data), batch, seed), first, last, accumulate, rank, world)
     return DataLoader(
         Crops(data, augmentation, derive(seed, "crops")),
@@ -138,6 +142,7 @@ def whole_batches(
     data: Dataset, *, batch: int = 1, limit: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
 ) -> DataLoader[Any]:
     """Every image once over all processes, un-augmented, in order. ``limit`` spreads that many evenly over the data set."""
+    _end_workers_at_exit(workers)
     length = len(data)
     chosen = range(length) if not 0 < limit < length else [index * length // limit for index in range(limit)]
     return DataLoader(
@@ -149,6 +154,20 @@ def whole_batches(
         pin_memory=pin,
         worker_init_fn=_settle,
     )
+
+
+@cache
+def _end_workers_at_exit(workers: int) -> None:
+    """Workers ignore SIGTERM (see ``_settle``), so that after an error python would wait for them for ever."""
+    if workers:
+        atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's handler would report their death
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _settle(worker: int) -> None:  # noqa: ARG001
