@@ -108,12 +108,18 @@ def _unknown(key: str, options: list[str]) -> str:
 
 
 def exit_code(action: Callable[[], object]) -> int:
-    """Run what a command-line tool does: 0, or 2 where the user must change something, told in one message on stderr."""
+    """Run what a command-line tool does: 0, or 2 where the user must change something, told in one message on stderr.
+
+    130 where the user stops it; what tools write is whole or not there, so the same command goes on.
+    """
     try:
         action()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except OSError as error:
         if error.filename is None:
             raise

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd.config import Config, ConfigError, Named, validate
+from kd.config import Config, ConfigError, Named, exit_code, validate
 from kd.lookup import lookup, options
 from kd.losses.cross_entropy import CrossEntropy
 from kd.merging import merge, override, read
@@ -468,3 +468,11 @@ def test_seeds_differ(parts: list[tuple[int, str, int]]) -> None:
     found = [derive(*part) for part in parts]
     assert len(set(found)) == len(found)
     assert all(0 <= seed < 2**63 for seed in found)
+
+
+def test_a_stop_by_the_user_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    assert exit_code(stopped) == 130
+    assert capsys.readouterr().err == "stopped\n"
