@@ -1,0 +1,223 @@
+"""Runs sorted into blocks of comparable rows. What does not compare is refused, and the difference named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kd.config import ConfigError, InputError
+from kd.results.labels import covers, dataset_label, differing, flat, is_plain, row_label, student_label, teacher_label
+from kd.results.runs import Run
+
+COMPARED = ("data", "augmentation", "student", "teacher", "schedule", "evaluation")
+"""What all rows of a block share; the teacher among the rows that have one."""
+ROW = ("labels", "loss", "method", "weights")
+"""What makes a row, together with its label."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """``by``: dotted keys that make blocks of their own. ``allow``: dotted keys in which the rows of a block may differ.
+
+    ``baseline`` is the label of the row that the others are compared with (default: plain cross-entropy).
+    """
+
+    by: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one data set and pair: label to runs, by seed.
+
+    ``teachers`` are the runs that taught, if they are there; ``elsewhere`` runs that taught or learnt tokens for these, but
+    were trained or measured otherwise, so that their numbers do not belong here.
+    """
+
+    dataset: str
+    student: str
+    teacher: str | None
+    by: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Run]]
+    baseline: str | None
+    teachers: Sequence[Run] = ()
+    elsewhere: Sequence[Run] = ()
+
+
+def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
+    """Blocks in the order of the runs.
+
+    One block for each data set, student and teacher (and each value of ``by``). The rows without a teacher stand in the block
+    of each teacher. A student that did nothing but teach others here makes no block; it becomes their ``teachers``. So does a
+    run that only learnt tokens for others, on a schedule of its own.
+
+    Raises:
+        ConfigError: rows that claim the same pair differ in a part that they must share, two runs are the same recipe and
+            seed, the baseline is ambiguous or unknown, or a key of ``by`` unknown.
+    """
+    families: dict[tuple[str, str, str], list[Run]] = {}
+    learnt = [run for run in runs if any(_only_tokens_of(run, other) for other in runs)]
+    for run in runs:
+        if run in learnt:
+            continue
+        names = dataset_label(run.recipe), student_label(run.recipe), json.dumps(_values(run, choices.by))
+        families.setdefault(names, []).append(run)
+    only_taught = {names for names, family in families.items() if all(_taught(run, runs) for run in family)}
+    if len(only_taught) == len(families):
+        only_taught = set()
+    helpers = [run for names, family in families.items() if names in only_taught for run in family] + learnt
+    found = [_blocks(names, family, helpers, choices) for names, family in families.items() if names not in only_taught]
+    groups = [block for blocks in found for block in blocks]
+    labels = sorted({label for block in groups for label in block.rows})
+    if choices.baseline and choices.baseline not in labels:
+        raise ConfigError(f"--baseline {choices.baseline}: there is no such row; rows: {', '.join(labels)}")
+    return groups
+
+
+def _values(run: Run, keys: Iterable[str]) -> dict[str, Any]:
+    leaves = dict(leaf for part in run.recipe for leaf in flat(run.recipe[part], part))
+    for key in keys:
+        if key not in leaves:
+            raise ConfigError(f"--by {key}: {run.folder}/recipe.yaml has no such value; give a dotted key like schedule.steps")
+    return {key: leaves[key] for key in keys}
+
+
+def _taught(run: Run, runs: Iterable[Run]) -> bool:
+    return any(is_teacher_of(run, other) for other in runs)
+
+
+def is_teacher_of(run: Run, other: Run) -> bool:
+    """Whether ``other``'s recipe names ``run``'s directory as its teacher; relative paths count from anywhere."""
+    return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"))
+
+
+def _measured_alike(teacher: Run, student: Run) -> bool:
+    """Same data, reported split and inference; how often a teacher was evaluated while it trained does not matter."""
+    keys = differing(teacher.recipe, student.recipe, ("evaluation",))
+    alike = not any(covers(("evaluation.predictor", "evaluation.report"), key) for key in keys)
+    return alike and teacher.parts["data"] == student.parts["data"]
+
+
+def _only_tokens_of(run: Run, other: Run) -> bool:
+    """Whether ``other`` took its tokens from ``run``, which was trained on another schedule and so is no row beside it."""
+    method = other.recipe.get("method") or {}
+    paths = [one.get("tokens") for one in (method, *method.get("members", ()))]
+    return any(_lies_at(run, path) for path in paths) and run.parts["schedule"] != other.parts["schedule"]
+
+
+def _lies_at(run: Run, path: str | None) -> bool:
+    if not path:
+        return False
+    parts, folder = Path(path.removesuffix("method.safetensors")).parts, run.folder.resolve().parts
+    return folder[-len(parts) :] == parts
+
+
+def _blocks(names: tuple[str, str, str], family: list[Run], helpers: list[Run], choices: Choices) -> list[Group]:
+    alone = [run for run in family if not run.recipe.get("teacher")]
+    taught: dict[str | None, list[Run]] = {}
+    for run in family:
+        if run.recipe.get("teacher"):
+            merged = covers(choices.allow, "teacher.path")
+            taught.setdefault("several" if merged else teacher_label(run.recipe), []).append(run)
+    return [_block(names, name, [*alone, *runs], helpers, choices) for name, runs in (taught or {None: []}).items()]
+
+
+def _block(names: tuple[str, str, str], teacher: str | None, family: list[Run], helpers: list[Run], choices: Choices) -> Group:
+    rows = _rows(family, choices.allow)
+    baseline = _baseline(rows, choices.baseline)
+    first = rows[baseline][0] if baseline else family[0]
+    for run in family:
+        _agree(first, run, [part for part in COMPARED if part != "teacher"], choices.allow)
+    taught = [run for run in family if run.recipe.get("teacher")]
+    for run in taught:
+        _agree(taught[0], run, ["teacher"], choices.allow)
+        _same_weights(taught[0], run, choices.allow)
+    for runs in rows.values():
+        _once(runs)
+    ours = [run for run in helpers if any(is_teacher_of(run, other) for other in taught)]
+    same = [run for run in ours if _measured_alike(run, first)]
+    tokens = [run for run in helpers if any(_only_tokens_of(run, other) for other in taught)]
+    others = [run for run in (*ours, *tokens) if run not in same]
+    return Group(names[0], names[1], teacher, json.loads(names[2]), rows, baseline, same, others)
+
+
+def _agree(one: Run, other: Run, parts: Sequence[str], allow: tuple[str, ...]) -> None:
+    for part in parts:
+        if one.parts[part] == other.parts[part] or covers(allow, part):
+            continue
+        keys = differing(one.recipe, other.recipe, (part,))
+        refused = {key: values for key, values in keys.items() if not covers(allow, key)}
+        if keys and not refused:
+            continue
+        listed = "; ".join(f"{key}: {_short(mine)} and {_short(theirs)}" for key, (mine, theirs) in refused.items())
+        revisions = " and ".join(str(run.environment.get("revision")) for run in (one, other))
+        key = next(iter(refused), part)
+        raise ConfigError(
+            f"{one.folder} and {other.folder} do not compare: {part} differs "
+            f"({listed or f'not in recipe.yaml; they were run by the revisions {revisions}'}). Rows of one table share data, "
+            "augmentation, student, teacher, schedule and evaluation. Give fewer directories, "
+            f"--by {key} for a table each, or --allow {key} to mix them and have the table say so"
+        )
+
+
+def _same_weights(one: Run, other: Run, allow: tuple[str, ...]) -> None:
+    marks = [(run.teacher or {}).get("mark") for run in (one, other)]
+    if None not in marks and marks[0] != marks[1] and not covers(allow, "teacher.path"):
+        raise ConfigError(
+            f"{one.folder} and {other.folder} do not compare: {teacher_label(one.recipe)} taught them with different weights "
+            f"({_short(marks[0])} and {_short(marks[1])}); run those of the older teacher anew"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[Run]]:
+    """Runs by label, sorted by seed. Rows of one label that differ get the differing keys into their labels."""
+    rows: dict[str, dict[str, list[Run]]] = {}
+    for run in family:
+        rows.setdefault(row_label(run.recipe), {}).setdefault(_identity(run, allow), []).append(run)
+    found = {}
+    for label, variants in rows.items():
+        firsts = [runs[0].recipe for runs in variants.values()]
+        keys = dict.fromkeys(key for recipe in firsts for key in differing(firsts[0], recipe, ROW) if not covers(allow, key))
+        for runs in variants.values():
+            leaves = dict(leaf for part in ROW for leaf in flat(runs[0].recipe.get(part), part))
+            told = ", ".join(f"{key}={_short(leaves.get(key))}" for key in keys)
+            found[f"{label} ({told})" if told else label] = sorted(runs, key=lambda run: run.seed)
+    return found
+
+
+def _identity(run: Run, allow: tuple[str, ...]) -> str:
+    """A text that is the same for runs of one row."""
+    marks = []
+    for part in ROW:
+        leaves = dict(flat(run.recipe.get(part), part))
+        free = [key for key in leaves if covers(allow, key)]
+        rest = {key: value for key, value in leaves.items() if key not in free}
+        marks.append(json.dumps(rest, sort_keys=True, default=str) if free else run.parts[part])
+    return " ".join(marks)
+
+
+def _once(runs: Sequence[Run]) -> None:
+    for one, other in pairwise(runs):
+        if one.seed == other.seed:
+            raise InputError(
+                f"{one.folder} and {other.folder} are both seed {one.seed} of one row; a seed counts once: give one of them"
+            )
+
+
+def _baseline(rows: Mapping[str, Sequence[Run]], wanted: str | None) -> str | None:
+    if wanted:
+        return wanted if wanted in rows else None
+    plain = [label for label, runs in rows.items() if is_plain(runs[0].recipe)]
+    if len(plain) > 1:
+        raise ConfigError(f"several rows train on cross-entropy alone: {'; '.join(plain)}. Choose with --baseline LABEL")
+    return plain[0] if plain else None

@@ -1,0 +1,222 @@
+"""Blocks with numbers: what the seeds of each row say, against the baseline, at what cost, and what to doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kd.config import ConfigError, InputError
+from kd.metrics.counts import Counts
+from kd.metrics.scores import Floats
+from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
+from kd.results.groups import Choices, Group, group
+from kd.results.labels import dataset_label, rank, row_label, student_label
+from kd.results.runs import Run, Runs, load_counts, records
+
+RISE, TAIL = 1.0, 0.2
+"""A baseline is under-trained if it rises by more than RISE points over the last TAIL of its steps."""
+FEW = 3
+
+FLAGS = {
+    "n < 3": "fewer than three seeds",
+    "no baseline": "no baseline among the runs: no Δ",
+    "under-trained": f"the baseline's mIoU on the selecting split rose by more than {RISE:g} point over the last "
+    f"{TAIL:.0%} of its steps (mean over seeds): train all rows for longer before believing a Δ",
+    "other seeds": "not the baseline's seeds: Δ is that of the shared ones, or of all, unpaired, if none is shared",
+    "teacher below student": "the teacher's mIoU on the selecting split is below this row's",
+    "other machine": "timed on another device, or with other numbers of processes or threads, than the baseline: no ratio",
+    "incomplete": "seeds of this row have begun and not ended",
+    "no counts": "counts.npz is missing or damaged: no interval",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: mean and sample standard deviation over the seeds (None for one seed), percent of mIoU (D).
+
+    ``best`` is that of the checkpoint that was best on the selecting split. Costs are means over the seeds, the memory the
+    highest. ``ratio`` is the time of a step over the baseline's.
+    """
+
+    label: str
+    runs: Sequence[Run]
+    mean: float
+    std: float | None
+    best: float | None
+    best_std: float | None
+    delta: Delta | None
+    seconds_per_step: float
+    ratio: float | None
+    memory_mb: float
+    hours: float
+    steps: int
+    flags: tuple[str, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order."""
+        return [run.seed for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one pair. ``teacher`` is the teacher's own row where its runs are there; ``images`` None without counts."""
+
+    group: Group
+    rows: Sequence[Row]
+    teacher: Row | None
+    images: int | None
+    doubts: tuple[str, ...]
+    allowed: tuple[str, ...]
+
+    @property
+    def first(self) -> Run:
+        """A run that shows what all share."""
+        return self.rows[0].runs[0]
+
+
+def summarise(found: Runs, choices: Choices, resamples: int = RESAMPLES) -> list[Block]:
+    """A block for each pair.
+
+    Raises:
+        InputError: nothing is finished, or runs do not compare (see ``groups.group``).
+    """
+    if not found.finished:
+        raise InputError("no run is finished:\n" + "\n".join(found.left_out))
+    return [_block(one, found, choices, resamples) for one in group(found.finished, choices)]
+
+
+def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
+    counts, doubts = _counts([run for runs in one.rows.values() for run in runs])
+    names, tables = list(counts), list(counts.values())
+    draws = dict(zip(names, resampled(tables, resamples), strict=True)) if tables and one.baseline else {}
+    baseline = one.rows[one.baseline] if one.baseline else None
+    unfinished = {
+        row_label(run.recipe)
+        for run in found.incomplete
+        if run.recipe and (dataset_label(run.recipe), student_label(run.recipe)) == (one.dataset, one.student)
+    }
+    risen, doubt = _rise(baseline) if baseline else (0.0, "")
+    rows = []
+    for label, runs in one.rows.items():
+        delta = _delta(runs, baseline, draws) if baseline and label != one.baseline else None
+        flags = {
+            "n < 3": len(runs) < FEW,
+            "no baseline": baseline is None,
+            "under-trained": label == one.baseline and risen > RISE,
+            "other seeds": baseline is not None and [run.seed for run in runs] != [run.seed for run in baseline],
+            "teacher below student": _above_teacher(runs),
+            "other machine": baseline is not None and _machine(runs) != _machine(baseline),
+            "incomplete": any(label == name or label.startswith(f"{name} (") for name in unfinished),
+            "no counts": any(str(run.folder) not in draws for run in runs) and baseline is not None,
+        }
+        rows.append(_row(label, runs, baseline, delta, tuple(flag for flag, raised in flags.items() if raised)))
+    rows.sort(key=lambda row: (row.label != one.baseline, rank(row.runs[0].recipe)))
+    teacher = _row("teacher", one.teachers, None, None, ()) if one.teachers else None
+    images = len(tables[0]) if tables else None
+    doubts += [doubt] if doubt else []
+    doubts += [
+        f"{run.folder} taught or learnt tokens for these rows and is none: it was trained or measured otherwise"
+        for run in one.elsewhere
+    ]
+    return Block(one, rows, teacher, images, tuple(doubts), choices.allow)
+
+
+def _row(label: str, runs: Sequence[Run], baseline: Sequence[Run] | None, delta: Delta | None, flags: tuple[str, ...]) -> Row:
+    mean, std = statistics([run.miou() for run in runs])
+    best, best_std = statistics([run.miou("best") for run in runs])
+    assert mean is not None, "runs without a number are damaged"
+    seconds = _mean_cost(runs, "seconds_per_step")
+    compared = baseline is not None and _machine(runs) == _machine(baseline)
+    return Row(
+        label=label,
+        runs=runs,
+        mean=mean,
+        std=std,
+        best=best,
+        best_std=best_std,
+        delta=delta,
+        seconds_per_step=seconds,
+        ratio=seconds / _mean_cost(baseline, "seconds_per_step") if compared and baseline else None,
+        memory_mb=max(run.cost["peak_memory_mb"] for run in runs),
+        hours=_mean_cost(runs, "accelerator_hours"),
+        steps=max(run.steps for run in runs),
+        flags=flags,
+    )
+
+
+def statistics(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation (n - 1); None where a value is missing, or where one value has no deviation."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None, None
+    return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+def _mean_cost(runs: Sequence[Run], key: str) -> float:
+    return float(np.mean([run.cost[key] for run in runs]))
+
+
+def _counts(runs: Iterable[Run]) -> tuple[dict[str, Counts], list[str]]:
+    """Counts by the run's directory, and a line for each that is missing or damaged.
+
+    Raises:
+        ConfigError: two runs were measured on different images.
+    """
+    found: dict[str, Counts] = {}
+    lines = []
+    for run in runs:
+        try:
+            found[str(run.folder)] = load_counts(run)
+        except InputError as error:
+            lines.append(str(error))
+    firsts = list(found.items())[:1]
+    for folder, counts in found.items():
+        name, first = firsts[0]
+        if counts.ids != first.ids or counts.classes != first.classes or (counts.truth != first.truth).any():
+            raise ConfigError(
+                f"{name} and {folder} do not compare: they were measured on different images or labels "
+                f"({len(first)} and {len(counts)} images); evaluate both on the same copy of the data"
+            )
+    return found, lines
+
+
+def _delta(runs: Sequence[Run], baseline: Sequence[Run], draws: Mapping[str, Floats]) -> Delta:
+    ours, theirs = ({run.seed: (run.miou() or 0.0, draws.get(str(run.folder))) for run in row} for row in (runs, baseline))
+    return difference(ours, theirs)
+
+
+def _above_teacher(runs: Sequence[Run]) -> bool:
+    known = [(run.miou(split=run.selected_on), (run.teacher or {}).get("mIoU")) for run in runs]
+    gaps = [ours - theirs for ours, theirs in known if ours is not None and theirs is not None]
+    return bool(gaps) and float(np.mean(gaps)) > 0
+
+
+def _machine(runs: Sequence[Run]) -> set[Any]:
+    """What the times of a row were measured on; threads matter on a CPU only."""
+    places = [run.environment for run in runs]
+    return {(place["device"], place["processes"], place["device_type"] == "cpu" and place["threads"]) for place in places}
+
+
+def _rise(baseline: Sequence[Run]) -> tuple[float, str]:
+    """Points that the baseline gained on the selecting split over the last TAIL of its steps, mean over seeds.
+
+    The gain is the last evaluation's mIoU less that of the last evaluation at or before ``(1 - TAIL)`` of the steps. A
+    line says so if no run was evaluated both then and at its end.
+    """
+    gains = []
+    for run in baseline:
+        curve = [(r["step"], r[run.selected_on].get("mIoU")) for r in records(run.folder) if run.selected_on in r]
+        known = [(step, miou) for step, miou in curve if isinstance(miou, float)]
+        early = [miou for step, miou in known if step <= (1 - TAIL) * run.steps]
+        if early and known[-1][0] == run.steps:
+            gains.append(known[-1][1] - early[-1])
+    if not gains:
+        return 0.0, (
+            f"whether the baseline is under-trained is unknown: no evaluations at {1 - TAIL:.0%} of the steps and at the end "
+            "(evaluation.every, metrics.jsonl)"
+        )
+    return float(np.mean(gains)), ""

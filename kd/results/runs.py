@@ -1,0 +1,170 @@
+"""Run directories, found and read: ``result.json`` is the truth, ``recipe.yaml`` names what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import yaml
+
+from kd.config import InputError
+from kd.metrics.counts import Counts
+from kd.metrics.scores import dataset_mean
+from kd.recipe import IDENTITY
+
+Tree = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. The fields below ``recipe`` are those of ``result.json``."""
+
+    folder: Path
+    recipe: Tree
+    seed: int
+    fingerprint: str
+    parts: Mapping[str, str]
+    steps: int
+    selected_on: str
+    reported_on: str
+    last: Mapping[str, Tree]
+    best: Tree | None
+    teacher: Tree | None
+    cost: Mapping[str, float]
+    environment: Tree
+
+    def miou(self, checkpoint: str = "last", split: str = "") -> float | None:
+        """mIoU (D) in percent on a split (default: the reported one); None where there is no such checkpoint."""
+        scores = self.last if checkpoint == "last" else self.best
+        return None if scores is None else scores[split or self.reported_on]["mIoU"]
+
+
+FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in ("folder", "recipe"))
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """A run that has begun and has no result; ``step`` is the last one it logged, ``recipe`` None if unreadable."""
+
+    folder: Path
+    recipe: Tree | None
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.folder}: incomplete, last logged at step {self.step}; the command that began it resumes it"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What lies below some directories. ``damaged`` holds a line for each run that cannot be read."""
+
+    finished: list[Run] = field(default_factory=list)
+    incomplete: list[Incomplete] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> list[str]:
+        """A line for each run that no row holds."""
+        return [str(run) for run in self.incomplete] + self.damaged
+
+
+def load_runs(paths: Iterable[str | Path]) -> Runs:
+    """Every run at or below the paths, in the order of their names, each once.
+
+    Raises:
+        InputError: a path is no directory, or there is no run at all.
+    """
+    paths, found, seen = list(paths), Runs(), set()
+    for folder in (folder for path in paths for folder in _walk(Path(path))):
+        if folder.resolve() not in seen:
+            seen.add(folder.resolve())
+            _read(folder, found)
+    if not (found.finished or found.left_out):
+        listed = ", ".join(map(str, paths))
+        raise InputError(f"{listed}: holds no run (no result.json, no run.json); give directories that tools/train.py wrote")
+    return found
+
+
+def _walk(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise InputError(f"{path}: is no directory; give run directories, or folders of them, e.g. runs/camvid")
+    return sorted({file.parent for name in ("result.json", "run.json") for file in path.rglob(name)})
+
+
+def _read(folder: Path, found: Runs) -> None:
+    try:
+        if (folder / "result.json").exists():
+            found.finished.append(_finished(folder))
+        else:
+            found.incomplete.append(Incomplete(folder, _recipe(folder, optional=True), _step(folder)))
+    except InputError as error:
+        found.damaged.append(str(error))
+
+
+def _finished(folder: Path) -> Run:
+    path = folder / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        run = Run(folder, _recipe(folder), **{name: result[name] for name in FIELDS})
+        missing = [part for part in IDENTITY if part not in run.parts]
+        if result["status"] != "finished" or missing or not isinstance(run.miou(), float) or not run.cost["seconds_per_step"]:
+            raise KeyError(", ".join(missing) or "mIoU")
+    except ValueError as error:
+        raise _damage(path, str(error)) from None if not isinstance(error, InputError) else error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damage(path, f"{error} is missing or no such thing") from None
+    return run
+
+
+def _damage(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: is damaged ({reason}); restore it, or move the directory away and run anew")
+
+
+def _recipe(folder: Path, optional: bool = False) -> Any:
+    path = folder / "recipe.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        reason = "" if isinstance(tree, dict) and {"data", "student", "schedule"} <= tree.keys() else "it is no resolved recipe"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+    if reason and not optional:
+        raise _damage(path, reason)
+    return None if reason else tree
+
+
+def records(folder: Path) -> list[Tree]:
+    """What ``metrics.jsonl`` holds, without lines that are cut off; empty if there is no such file."""
+    path, found = folder / "metrics.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue  # a run that was killed while it wrote
+    return found
+
+
+def _step(folder: Path) -> int:
+    return max((record.get("step", 0) for record in records(folder)), default=0)
+
+
+def load_counts(run: Run) -> Counts:
+    """The per-image counts of a run's last checkpoint on the reported split, sorted by image.
+
+    Raises:
+        InputError: ``counts.npz`` is missing, damaged, or not this run's.
+    """
+    path = run.folder / "counts.npz"
+    try:
+        counts = Counts.load(path).once()
+    except FileNotFoundError:
+        raise InputError(f"{path}: is missing; without it there is no interval") from None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise _damage(path, " ".join(str(error).split())) from None
+    score, told = dataset_mean(counts), run.miou() or 0.0
+    if not abs(score - told) < 1e-6:
+        raise _damage(path, f"its mIoU is {score:.2f}, that of result.json {told:.2f}")
+    return counts

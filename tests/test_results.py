@@ -1,0 +1,449 @@
+"""Rows from run directories: what is read, what compares, what is refused or flagged, and the numbers themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_results import begin, counts, load, write_run
+from tiny import execute, tiny
+
+from kd.config import ConfigError, InputError
+from kd.results.groups import Choices
+from kd.results.labels import row_label, student_label, teacher_label
+from kd.results.rows import Block, Row, statistics, summarise
+from kd.results.runs import load_counts, load_runs
+
+
+def three(folder: Path, kind: str, middle: float, changes: dict[str, Any] | None = None, **knobs: Any) -> None:
+    """Seeds 0, 1, 2 of a recipe, with mIoU ``middle`` - 1, ``middle``, ``middle`` + 1."""
+    for seed in range(3):
+        recipe = tiny(kind, **{**(changes or {}), "seed": seed})
+        write_run(folder / kind / f"seed{seed}", recipe, middle - 1 + seed, **knobs)
+
+
+def only(folder: Path, choices: Choices = Choices()) -> Block:  # noqa: B008
+    (block,) = summarise(load(folder), choices)
+    return block
+
+
+def row(block: Block, label: str) -> Row:
+    (found,) = [one for one in block.rows if one.label == label]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_mean_and_deviation_are_numpys() -> None:
+    values = [71.2, 70.4, 72.9, 71.0]
+    assert statistics(values) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+    assert statistics([3.0]) == (3.0, None)
+    assert statistics([3.0, None]) == (None, None)
+
+
+def test_rows_of_three_seeds(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0, cost={"seconds_per_step": 0.5, "accelerator_hours": 1.0, "peak_memory_mb": 100.0})
+    three(tmp_path, "kd", 53.0, cost={"seconds_per_step": 0.75, "accelerator_hours": 1.5, "peak_memory_mb": 200.0})
+    block = only(tmp_path)
+    assert [one.label for one in block.rows] == ["ce", "kd"]
+    assert (block.group.dataset, block.group.student, block.group.baseline) == ("shapes", "DL3-R18", "ce")
+    ce, kd = block.rows
+    assert (ce.mean, ce.std, ce.delta, ce.flags) == (pytest.approx(50), pytest.approx(1), None, ())
+    assert (kd.mean, kd.std, kd.seeds, kd.flags) == (pytest.approx(53), pytest.approx(1), [0, 1, 2], ())
+    assert kd.delta is not None
+    assert (kd.delta.value, kd.delta.low, kd.delta.high) == tuple(pytest.approx(3.0) for _ in range(3))
+    assert kd.delta.sign == 1
+    assert (kd.ratio, kd.hours, kd.memory_mb, ce.ratio) == (pytest.approx(1.5), 1.5, 200.0, 1.0)
+    assert block.images == 4
+
+
+def test_a_gain_on_half_of_the_images_is_not_marked(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"ce{seed}", tiny("ce", seed=seed), [50.0] * 8)
+        write_run(tmp_path / f"kd{seed}", tiny("kd", seed=seed), [60.0, 41.0] * 4)
+    delta = row(only(tmp_path), "kd").delta
+    assert delta is not None
+    assert delta.value == pytest.approx(0.5)
+    assert (delta.low or 0) < 0 < (delta.high or 0)
+    assert delta.sign == 0
+
+
+def test_a_real_run_makes_a_row(tmp_path: Path) -> None:
+    for kind in ("ce", "kd"):
+        execute(tiny(kind), tmp_path / kind / "seed0")
+    block = only(tmp_path)
+    result = json.loads((tmp_path / "kd" / "seed0" / "result.json").read_text())
+    kd = row(block, "kd")
+    assert kd.mean == result["last"]["test"]["mIoU"]
+    assert kd.best == result["best"]["test"]["mIoU"]
+    assert kd.delta is not None
+    assert (kd.delta.low or 0) <= kd.delta.value <= (kd.delta.high or 0)
+    assert not kd.delta.over_seeds
+    assert block.doubts == ()
+
+
+def test_the_best_checkpoint(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0, best=58.0)
+    three(tmp_path, "kd", 50.0)
+    block = only(tmp_path)
+    assert (row(block, "ce").best, row(block, "ce").best_std) == (58.0, 0.0)
+    assert row(block, "kd").best is None
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def test_what_is_unfinished_or_damaged_is_named(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    begin(tmp_path / "kd" / "seed0", tiny("kd"), [(3, 20.0)])
+    for name, text in (("cut", '{"status": "fin'), ("short", "{}"), ("list", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_bytes((tmp_path / "ce" / "seed0" / "recipe.yaml").read_bytes())
+        (tmp_path / name / "result.json").write_text(text)
+    (write_run(tmp_path / "norecipe", tiny(), 50.0) / "recipe.yaml").unlink()
+    (write_run(tmp_path / "badrecipe", tiny(), 50.0) / "recipe.yaml").write_text("a: [")
+    found = load_runs([tmp_path])
+    assert len(found.finished) == 3
+    assert [str(run) for run in found.incomplete] == [
+        f"{tmp_path / 'kd' / 'seed0'}: incomplete, last logged at step 3; the command that began it resumes it"
+    ]
+    assert len(found.damaged) == 5
+    for name, file, reason in (
+        ("cut", "result.json", "Unterminated"),
+        ("short", "result.json", "'seed' is missing"),
+        ("list", "result.json", "list indices"),
+        ("norecipe", "recipe.yaml", "No such file"),
+        ("badrecipe", "recipe.yaml", "while parsing"),
+    ):
+        (line,) = [line for line in found.damaged if f"/{name}/" in line]
+        assert f"{name}/{file}: is damaged (" in line
+        assert reason in line
+        assert "restore it, or move the directory away" in line
+    assert found.left_out == [str(found.incomplete[0]), *found.damaged]
+
+
+def test_a_run_is_read_once(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs" / "a", tiny(), 50.0)
+    assert len(load_runs([tmp_path, tmp_path / "runs", folder, folder]).finished) == 1
+
+
+@pytest.mark.parametrize(("name", "message"), [("none", "none: is no directory; give run"), ("", "holds no run")])
+def test_where_there_is_no_run(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_runs([tmp_path / name])
+
+
+def test_nothing_finished(tmp_path: Path) -> None:
+    begin(tmp_path / "a", tiny())
+    with pytest.raises(InputError, match=r"no run is finished:\n.*a: incomplete, last logged at step 0"):
+        summarise(load_runs([tmp_path]), Choices())
+
+
+def test_counts_that_are_missing_damaged_or_another_runs(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 53.0)
+    folder = tmp_path / "kd"
+    (folder / "seed0" / "counts.npz").unlink()
+    (folder / "seed1" / "counts.npz").write_bytes(b"PK\x03\x04 cut")
+    counts([70.0] * 4).save(folder / "seed2" / "counts.npz")
+    found = load(tmp_path)
+    for run, message in zip(
+        found.finished[3:], ("is missing; .* no interval", "is damaged", "mIoU is 70.00, .* 54.00"), strict=True
+    ):
+        with pytest.raises(InputError, match=message):
+            load_counts(run)
+    (block,) = summarise(found, Choices())
+    kd = row(block, "kd")
+    assert kd.flags == ("no counts",)
+    assert kd.delta is not None
+    assert (kd.delta.value, kd.delta.low, kd.delta.sign) == (pytest.approx(3), None, 0)
+    assert len([line for line in block.doubts if "counts.npz" in line]) == 3
+
+
+# ------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "key", "values"),
+    [
+        ({"data": {"train": 12}}, "data", "data.train", "10 and 12"),
+        ({"augmentation": {"flip": 0.0}}, "augmentation", "augmentation.flip", "0.5 and 0.0"),
+        ({"student": {"width": 16}}, "student", "student.width", "8 and 16"),
+        ({"schedule": {"steps": 12}}, "schedule", "schedule.steps", "6 and 12"),
+        ({"evaluation": {"report": "val"}}, "evaluation", "evaluation.report", "test and val"),
+    ],
+)
+def test_other_parts_are_refused_and_named(tmp_path: Path, changes: dict[str, Any], part: str, key: str, values: str) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 53.0, changes)
+    with pytest.raises(ConfigError) as refused:
+        summarise(load(tmp_path), Choices())
+    text = str(refused.value)
+    assert f"{tmp_path}/ce/seed0 and {tmp_path}/kd/seed0 do not compare: {part} differs ({key}: {values})" in text
+    assert f"--by {key}" in text
+    assert f"--allow {key}" in text
+
+
+def test_seeds_of_one_row_must_agree_too(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", tiny(seed=0), 50.0)
+    write_run(tmp_path / "b", tiny(seed=1, schedule={"batch": 2}), 50.0)
+    with pytest.raises(ConfigError, match=r"a and .*b do not compare: schedule differs \(schedule\.batch: 4 and 2\)"):
+        summarise(load(tmp_path), Choices())
+
+
+def test_where_the_data_lies_is_no_difference(tmp_path: Path) -> None:
+    data = {"name": "camvid", "root": "/a"}
+    write_run(tmp_path / "ce", tiny(data=data), 50.0)
+    write_run(tmp_path / "kd", tiny("kd", data={**data, "root": "/b"}), 50.0)
+    assert len(only(tmp_path).rows) == 2
+
+
+def test_teachers_must_agree_among_the_taught(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 50.0)
+    three(tmp_path, "jml_kd", 50.0, {"teacher": {"floor": 10.0}})
+    with pytest.raises(ConfigError, match=r"teacher differs \(teacher\.floor: 10.0 and 0.0\)|\(teacher\.floor: 0.0 and 10.0\)"):
+        summarise(load(tmp_path), Choices())
+
+
+def test_a_teacher_that_was_trained_anew_in_between(tmp_path: Path) -> None:
+    three(tmp_path, "kd", 50.0)
+    path = tmp_path / "kd" / "seed2" / "result.json"
+    path.write_text(path.read_text().replace('"m1"', '"m2"'))
+    with pytest.raises(ConfigError, match=r"seed2 do not compare: fresh taught them with different weights .m1 and m2.; run"):
+        summarise(load(tmp_path), Choices())
+
+
+def test_parts_that_differ_where_the_recipe_does_not(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    path = tmp_path / "ce" / "seed1" / "result.json"
+    result = json.loads(path.read_text())
+    result["parts"]["data"] = "0" * 12
+    path.write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match=r"data differs .not in recipe.yaml; they were run by the revisions abc and abc"):
+        summarise(load(tmp_path), Choices())
+    assert only(tmp_path, Choices(allow=("data",))).rows[0].seeds == [0, 1, 2]
+
+
+def test_one_seed_twice(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    write_run(tmp_path / "again", tiny(), 50.0)
+    with pytest.raises(InputError, match=r"again and .*ce/seed0 are both seed 0 of one row"):
+        summarise(load(tmp_path), Choices())
+
+
+def test_other_images(tmp_path: Path) -> None:
+    write_run(tmp_path / "ce", tiny(), [50.0] * 4)
+    write_run(tmp_path / "kd", tiny("kd"), [50.0] * 5)
+    with pytest.raises(ConfigError, match=r"measured on different images or labels \(4 and 5 images\)"):
+        summarise(load(tmp_path), Choices())
+
+
+# ---------------------------------------------------------------------------------------------- choices and blocks
+
+
+def test_by_makes_blocks_and_allow_mixes(tmp_path: Path) -> None:
+    three(tmp_path / "short", "ce", 50.0)
+    three(tmp_path / "long", "ce", 60.0, {"schedule": {"steps": 12}})
+    three(tmp_path / "long", "kd", 61.0, {"schedule": {"steps": 12}})
+    long, short = summarise(load(tmp_path), Choices(by=("schedule.steps",)))
+    assert (dict(long.group.by), len(long.rows)) == ({"schedule.steps": 12}, 2)
+    assert (dict(short.group.by), len(short.rows)) == ({"schedule.steps": 6}, 1)
+    for seed in range(3):
+        (tmp_path / "long" / "ce" / f"seed{seed}" / "result.json").unlink()
+    block = only(tmp_path, Choices(allow=("schedule.steps",)))
+    assert (block.allowed, row(block, "kd").steps) == (("schedule.steps",), 12)
+    assert row(block, "ce").flags == ("incomplete",)
+    with pytest.raises(ConfigError, match=r"--by schedule.nothing: .*recipe.yaml has no such value"):
+        summarise(load(tmp_path), Choices(by=("schedule.nothing",)))
+
+
+def test_pairs_make_blocks(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0)
+    three(tmp_path / "r34", "kd", 62.0, {"student": {"backbone": "resnet34"}})
+    three(tmp_path / "r34", "ce", 60.0, {"student": {"backbone": "resnet34"}})
+    three(tmp_path / "camvid", "ce", 70.0, {"data": {"name": "camvid"}})
+    blocks = summarise(load(tmp_path), Choices())
+    assert [(block.group.dataset, block.group.student, [one.label for one in block.rows]) for block in blocks] == [
+        ("camvid", "DL3-R18", ["ce"]),
+        ("shapes", "DL3-R18", ["ce", "kd"]),
+        ("shapes", "DL3-R34", ["ce", "kd"]),
+    ]
+    deltas = [row(block, "kd").delta for block in blocks[1:]]
+    assert [delta.value for delta in deltas if delta] == [pytest.approx(1), pytest.approx(2)]
+
+
+def test_each_teacher_has_its_block_with_the_same_baseline(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    for name in ("one", "two"):
+        three(tmp_path / name, "kd", 51.0, {"teacher": {"name": "run", "path": f"runs/{name}/seed0"}})
+    blocks = summarise(load(tmp_path), Choices())
+    assert [block.group.teacher for block in blocks] == ["runs/one", "runs/two"]
+    assert [[one.label for one in block.rows] for block in blocks] == [["ce", "kd"]] * 2
+
+
+def test_a_run_that_taught_is_the_blocks_teacher(tmp_path: Path) -> None:
+    big = {"student": {"backbone": "resnet34"}, "evaluation": {"every": 2}}
+    write_run(tmp_path / "big" / "seed0", tiny(**big), 70.0)
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0, {"teacher": {"name": "run", "path": "big/seed0"}})
+    block = only(tmp_path)
+    assert block.teacher is not None
+    assert (block.teacher.label, block.teacher.mean, block.teacher.flags) == ("teacher", pytest.approx(70), ())
+    assert [one.label for one in block.rows] == ["ce", "kd"]
+
+    recipe = tiny(**{**big, "evaluation": {"report": "val"}})
+    for file in (tmp_path / "big" / "seed0").iterdir():
+        file.unlink()
+    (tmp_path / "big" / "seed0").rmdir()
+    write_run(tmp_path / "big" / "seed0", recipe, 70.0)
+    block = only(tmp_path)
+    assert block.teacher is None
+    assert any(
+        line.startswith(f"{tmp_path}/big/seed0 taught or learnt tokens for these rows and is none") for line in block.doubts
+    )
+
+
+def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    own = {"method": {"name": "maskd"}, "weights": {"ce": 1.0}}
+    write_run(tmp_path / "tokens", tiny("kd", **own, schedule={"steps": 1}), 10.0)
+    for seed in range(3):
+        taken = {"seed": seed, "method": {"name": "maskd", "tokens": "tokens/method.safetensors"}, "weights": {"ce": 1.0}}
+        write_run(tmp_path / "maskd" / f"seed{seed}", tiny("kd", **taken), 52.0)
+    block = only(tmp_path)
+    assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("maskd", [0, 1, 2])]
+    assert any(line.startswith(f"{tmp_path}/tokens taught or learnt tokens") for line in block.doubts)
+
+
+def test_a_teacher_alone_is_a_row(tmp_path: Path) -> None:
+    write_run(tmp_path / "teacher", tiny(), 70.0)
+    assert [one.label for one in only(tmp_path).rows] == ["ce"]
+
+
+# ------------------------------------------------------------------------------------------------ labels, baseline
+
+
+JACCARD = {"loss": {"jaccard": {"name": "overlap"}}, "weights": {"jaccard": 0.75}}
+
+
+def test_labels() -> None:
+    assert row_label({"method": {"name": "jml_kd"}, "loss": None}) == "jml_kd"
+    assert row_label({"method": {"name": "several", "members": [{"name": "kd"}, {"name": "m:Mine"}]}}) == "kd+Mine"
+    terms = {"ce": {"field": "logits"}, "ce_aux": {"field": "aux_logits"}, "jaccard": {}}
+    assert row_label({"method": None, "loss": terms}) == "ce+jaccard"
+    assert row_label({"loss": {"a": {"field": "aux_logits"}}, "labels": {"where": "boundary"}}) == "a, smoothed labels"
+    for name, backbone, label in (
+        ("deeplabv3", "resnet18d.ra2_in1k", "DL3-R18"),
+        ("pspnet", "resnet18", "PSP-R18"),
+        ("deeplabv3", "mobilenetv2_100.ra_in1k", "DL3-MB2"),
+        ("deeplabv3plus", "resnet101", "DL3+-R101"),
+        ("unet", "efficientnet_b0", "UNet-efficientnet_b0"),
+        ("mine:Net", "resnet18", "Net-R18"),
+    ):
+        assert student_label({"student": {"name": name, "backbone": backbone}}) == label
+    for teacher, told in (
+        (None, None),
+        ({"name": "run", "path": "runs/a/r50/seed3"}, "runs/a/r50"),
+        ({"name": "cirkd", "path": "x.pth"}, "x.pth"),
+        ({"name": "hf", "model": "nvidia/b5"}, "nvidia/b5"),
+        ({"name": "ensemble"}, "ensemble"),
+    ):
+        assert teacher_label({"teacher": teacher}) == told
+
+
+def test_rows_of_one_method_tell_what_differs(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    for temperature in (1.0, 4.0):
+        three(tmp_path / str(temperature), "kd", 51.0, {"method": {"temperature": temperature}})
+    assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (method.temperature=1.0)", "kd (method.temperature=4.0)"]
+
+
+def test_cross_entropy_alone_is_the_baseline_unless_another_is_chosen(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path / "jml", "ce", 52.0, JACCARD)
+    three(tmp_path, "kd", 53.0)
+    block = only(tmp_path)
+    assert ([one.label for one in block.rows], block.group.baseline) == (["ce", "ce+jaccard", "kd"], "ce")
+    block = only(tmp_path, Choices(baseline="ce+jaccard"))
+    assert [one.label for one in block.rows] == ["ce+jaccard", "ce", "kd"]
+    assert row(block, "kd").delta is not None
+    assert [round(one.delta.value, 6) for one in block.rows if one.delta] == [-2.0, 1.0]
+    with pytest.raises(ConfigError, match=r"--baseline jml: there is no such row; rows: ce, ce\+jaccard, kd"):
+        summarise(load(tmp_path), Choices(baseline="jml"))
+
+
+def test_two_plain_baselines_are_a_question(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path / "b", "ce", 50.0, {"weights": {"ce_aux": 1.0}})
+    three(tmp_path, "kd", 51.0)
+    message = r"several rows train on cross-entropy alone: .*weights.ce_aux=1.0.*Choose with --baseline LABEL"
+    with pytest.raises(ConfigError, match=message):
+        summarise(load(tmp_path), Choices())
+    block = only(tmp_path, Choices(baseline="ce (weights.ce_aux=0.4)"))
+    assert row(block, "kd").delta is not None
+
+
+# ---------------------------------------------------------------------------------------------------------- flags
+
+
+def test_flags(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0, curve=[(3, 40.0), (6, 41.5)])
+    write_run(tmp_path / "kd" / "seed0", tiny("kd"), 53.0, teacher=52.0, environment={"device": "other"})
+    write_run(tmp_path / "kd" / "seed9", tiny("kd", seed=9), 53.0, teacher=52.0)
+    begin(tmp_path / "kd" / "seed1", tiny("kd", seed=1))
+    block = only(tmp_path)
+    assert row(block, "ce").flags == ("under-trained",)
+    expected = ("n < 3", "other seeds", "teacher below student", "other machine", "incomplete")
+    kd = row(block, "kd")
+    assert kd.flags == expected
+    assert kd.ratio is None
+    assert kd.delta is not None
+    assert (kd.delta.seeds, kd.delta.value) == ((0,), pytest.approx(4.0))
+
+
+def test_no_baseline(tmp_path: Path) -> None:
+    three(tmp_path, "kd", 50.0)
+    three(tmp_path, "jml_kd", 51.0)
+    block = only(tmp_path)
+    assert [(one.label, one.flags, one.delta, one.ratio) for one in block.rows] == [
+        ("kd", ("no baseline",), None, None),
+        ("jml_kd", ("no baseline",), None, None),
+    ]
+    for seed in range(3):
+        (tmp_path / "kd" / f"seed{seed}" / "result.json").unlink()
+        (tmp_path / "kd" / f"seed{seed}" / "run.json").unlink()
+    assert only(tmp_path).rows[0].flags == ("no baseline",)
+
+
+@pytest.mark.parametrize(
+    ("curve", "flag", "doubt"),
+    [
+        ([(3, 40.0), (6, 41.1)], True, False),
+        ([(3, 40.0), (6, 41.0)], False, False),
+        ([(1, 20.0), (4, 41.0), (5, 41.0), (6, 41.5)], False, False),
+        ([(5, 10.0), (6, 60.0)], False, True),
+        ([(3, 40.0), (5, 60.0)], False, True),
+        ([], False, True),
+    ],
+)
+def test_under_trained(tmp_path: Path, curve: list[tuple[int, float]], flag: bool, doubt: bool) -> None:
+    three(tmp_path, "ce", 50.0, curve=curve)
+    block = only(tmp_path)
+    assert ("under-trained" in row(block, "ce").flags) == flag
+    assert any("is unknown: no evaluations at 80% of the steps" in line for line in block.doubts) == doubt
+
+
+def test_a_machines_threads_matter_on_a_cpu_only(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0, environment={"threads": 4})
+    assert row(only(tmp_path), "kd").flags == ("other machine",)
+    gpu = {"device": "GPU", "device_type": "cuda"}
+    three(tmp_path / "gpu", "ce", 50.0, environment=gpu)
+    three(tmp_path / "gpu", "kd", 51.0, environment={**gpu, "threads": 4})
+    assert row(only(tmp_path / "gpu"), "kd").flags == ()
