@@ -16,7 +16,7 @@ from students.run import train
 from teachers.load import load_teacher
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name != "_parts")
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name not in ("_parts", "sweeps"))
 PARTS = sorted((ROOT / "recipes" / "_parts").rglob("*.yaml"))
 
 

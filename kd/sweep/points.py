@@ -1,0 +1,236 @@
+"""A sweep as points: each is one run, with its resolved recipe and the runs that it needs first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from kd.config import ConfigError
+from kd.merging import Origins, Tree, merge, read
+from kd.recipe import Recipe, build, describe, fingerprint, plain
+from kd.sweep.budget import Clock, Plan, clock_key, plans
+from kd.sweep.schema import Choice, Settings, Sweep, combinations, file_name, matches
+
+TOKENS = "maskd"
+LEARNING = ("token_ce", "token_dice")
+
+
+class Written(NamedTuple):
+    """A recipe's tree and who set each of its leaves."""
+
+    tree: Tree
+    origins: Origins
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    ``name`` is that of its directory, made of its content: ``LABEL-FINGERPRINT-sSEED``. ``needs`` are the names of points that
+    must be finished first. ``instead`` is a directory where this very run may have been finished before, outside the sweep.
+    """
+
+    name: str
+    label: str
+    role: Literal["teacher", "tokens", "student"]
+    recipe: Recipe
+    origins: Origins = field(repr=False)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    instead: str | None = None
+    plan: Plan | None = None
+
+    @property
+    def text(self) -> str:
+        """The resolved recipe as YAML."""
+        return describe(self.recipe, self.origins)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A student before its teacher, tokens and steps are settled."""
+
+    label: str
+    written: Written
+    choices: Mapping[str, Choice]
+    recipe: Recipe
+
+
+def expand(sweep: Sweep, root: Path, clock: Clock | None = None) -> list[Point]:
+    """All points, prerequisites before those that need them. ``root`` is the sweep's directory.
+
+    ``clock`` holds measured step times, where the sweep asks for them; a point whose time is not known yet keeps the steps of
+    its recipe for now, see :func:`to_measure`.
+
+    Raises:
+        ConfigError: a recipe is missing or wrong, or two points are the same run.
+    """
+    return _Expansion(sweep, root).points(clock or {})
+
+
+def to_measure(sweep: Sweep, clock: Clock) -> dict[str, Recipe]:
+    """Recipes whose step times the sweep asks for and ``clock`` has not, by key.
+
+    The teacher is an untrained network of the same kind, where it is trained by the sweep itself: it costs as much.
+    """
+    if not sweep.file.match and not (sweep.file.budget and sweep.file.budget.hours):
+        return {}
+    expansion = _Expansion(sweep, Path())
+    wanted = map(expansion.measurable, expansion.drafts)
+    return {key: recipe for recipe in wanted if (key := clock_key(recipe)) not in clock}
+
+
+class _Expansion:
+    """Collects points; teachers and tokens come in when the first student asks for them."""
+
+    def __init__(self, sweep: Sweep, root: Path) -> None:
+        self.sweep, self.root = sweep, root
+        self.found: dict[str, Point] = {}
+        self.files: dict[str, Written] = {}
+        self.tokens: dict[str, Point] = {}
+        self.students: dict[str, Point] = {}
+        self.drafts = [self._draft(choices) for choices in self._wanted()]
+        if not self.drafts:
+            raise ConfigError(f"{sweep.path}: no point is left; exclude leaves nothing of axes")
+
+    def points(self, clock: Clock) -> list[Point]:
+        file = self.sweep.file
+        settled = plans([self.measurable(draft) for draft in self.drafts], file, clock)
+        for draft, plan in zip(self.drafts, settled, strict=True):
+            self._add_student(draft, plan)
+        for name in file.teachers or {}:
+            if not any(point.role == "teacher" and point.choices["recipe"] == name for point in self.found.values()):
+                raise ConfigError(f"teachers: {name} teaches no point; a teacher's path is runs/{name}/seed0. Drop it")
+        order = ("teacher", "tokens", "student")
+        return sorted(self.found.values(), key=lambda point: order.index(point.role))
+
+    def _wanted(self) -> list[dict[str, Choice]]:
+        file = self.sweep.file
+        return [one for one in combinations(file) if not any(matches(condition, one) for condition in file.exclude)]
+
+    def _read(self, name: str) -> Written:
+        if name not in self.files:
+            for folder in self.sweep.path.resolve().parents:
+                if (folder / f"{name}.yaml").is_file():
+                    self.files[name] = Written(*read(folder / f"{name}.yaml"))
+                    break
+            else:
+                raise ConfigError(f"{self.sweep.path}: names the recipe {name}, but no {name}.yaml lies in a folder above it")
+        return deepcopy(self.files[name])
+
+    def _exists(self, name: str) -> bool:
+        return any((folder / f"{name}.yaml").is_file() for folder in self.sweep.path.resolve().parents)
+
+    def _draft(self, choices: Mapping[str, Choice]) -> _Draft:
+        sweep, recipe = self.sweep, choices["recipe"].label
+        written = self._read(recipe)
+        conditional = [change.settings for change in sweep.file.overrides if matches(change.when, choices)]
+        for settings in (sweep.file.settings, *(choice.settings for choice in choices.values()), *conditional):
+            _apply(written, settings, f"sweep {sweep.name}")
+        self._command_line(written)
+        extra = [
+            f"{axis.rpartition('.')[2]}={choice.label}"
+            for axis, choice in choices.items()
+            if axis != "seed" and choice.settings
+        ]
+        label = "-".join(file_name(text) for text in (Path(recipe).name, *extra))
+        return _Draft(label, written, choices, self._build(written, label))
+
+    def _command_line(self, written: Written) -> None:
+        """A key of the teacher or the method means nothing to a recipe that has none."""
+        for change in self.sweep.changes:
+            ((key, value),) = change.items()
+            if key in ("teacher", "method") and isinstance(value, dict) and key not in written.tree:
+                continue
+            merge(written.tree, deepcopy(change), written.origins, "command line")
+
+    def _build(self, written: Written, label: str) -> Recipe:
+        try:
+            return build(written.tree)
+        except ConfigError as error:
+            raise ConfigError(f"{self.sweep.path}: point {label}: {error}") from None
+
+    def _add_student(self, draft: _Draft, plan: Plan) -> None:
+        written, needs = deepcopy(draft.written), []
+        _apply(written, {"schedule.steps": plan.steps}, f"sweep {self.sweep.name}")
+        teacher = self._teacher(draft.recipe)
+        if teacher is not None:
+            self.found.setdefault(teacher.name, teacher)
+            needs.append(teacher.name)
+            _apply(written, {"teacher.path": self._path(teacher)}, f"sweep {self.sweep.name}")
+        if self.sweep.file.tokens == "shared" and _learns_tokens(draft.recipe):
+            needs.append(self._share_tokens(draft, written, needs))
+        point = self._point(draft.label, "student", written, draft.choices)
+        mark = point.name.removeprefix(point.label)
+        if (twin := self.students.get(mark)) is not None:
+            raise ConfigError(
+                f"{self.sweep.path}: {_told(twin.choices)} and {_told(point.choices)} are the same run ({point.name}); an axis "
+                "changes nothing, or two grids overlap. Remove one"
+            )
+        self.students[mark] = self.found[point.name] = replace(point, needs=tuple(needs), plan=plan)
+
+    def _path(self, point: Point) -> str:
+        return (self.root / point.name).as_posix()
+
+    def _point(self, label: str, role: Any, written: Written, choices: Mapping[str, Choice]) -> Point:
+        recipe = self._build(written, label)
+        names = {axis: choice.label for axis, choice in choices.items()}
+        return Point(f"{label}-{fingerprint(recipe)}-s{recipe.seed}", label, role, recipe, written.origins, names)
+
+    def _teacher(self, recipe: Recipe) -> Point | None:
+        """The teacher's point, if the sweep is to train it."""
+        path = getattr(recipe.teacher, "path", None)
+        parts = Path(path).parts if path else ()
+        if recipe.teacher is None or recipe.teacher.name != "run" or len(parts) != 4 or parts[0] != "runs":
+            return None
+        name, seed, known = "/".join(parts[1:3]), parts[3].removeprefix("seed"), self.sweep.file.teachers
+        if not seed.isdigit() or (known is None and not self._exists(name)) or (known is not None and name not in known):
+            return None
+        written = self._read(name)
+        _apply(written, (known or {}).get(name, {}), f"sweep {self.sweep.name}")
+        self._command_line(written)
+        _apply(written, {"seed": int(seed)}, f"sweep {self.sweep.name}")
+        return replace(self._point(parts[2], "teacher", written, {"recipe": Choice(name, {})}), instead=path)
+
+    def _share_tokens(self, draft: _Draft, written: Written, needs: Iterable[str]) -> str:
+        """Hand the tokens of one run, which learns nothing else, to a student; returns that run's name.
+
+        Tokens depend on the teacher and what it sees, not on the student: the first one stands in for all.
+        """
+        tokens, recipe = deepcopy(written), build(written.tree)
+        steps: Settings = {"schedule.steps": 1, "method.share": plain(recipe)["method"]["share"] * recipe.schedule.steps}
+        _apply(tokens, {**steps, "evaluation.every": 0}, f"sweep {self.sweep.name}")
+        learnt = build(tokens.tree)
+        key = fingerprint(learnt, ["data", "augmentation", "teacher", "method", "schedule"])
+        if key not in self.tokens:
+            found = self._point(f"tokens-{draft.label}", "tokens", tokens, draft.choices)
+            self.tokens[key] = self.found[found.name] = replace(found, needs=tuple(needs))
+        shared: Settings = {"method.tokens": self._path(self.tokens[key]), **{f"weights.{term}": None for term in LEARNING}}
+        _apply(written, shared, f"sweep {self.sweep.name}")
+        return self.tokens[key].name
+
+    def measurable(self, draft: _Draft) -> Recipe:
+        """What a step costs as much as the student's, before anything is trained."""
+        teacher = self._teacher(draft.recipe)
+        if teacher is None:
+            return draft.recipe
+        return build({**plain(draft.recipe), "teacher": {"name": "fresh", "network": plain(teacher.recipe)["student"]}})
+
+
+def _learns_tokens(recipe: Recipe) -> bool:
+    return recipe.method is not None and recipe.method.name == TOKENS and plain(recipe)["method"]["tokens"] is None
+
+
+def _apply(written: Written, settings: Settings, source: str) -> None:
+    for key, value in settings.items():
+        change: Any = deepcopy(value)
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        merge(written.tree, change, written.origins, source)
+
+
+def _told(choices: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis} {label}" for axis, label in choices.items())

@@ -1,0 +1,225 @@
+"""The schema of a sweep file, and the combinations that it spans."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from kd.config import Config, ConfigError, validate
+from kd.merging import Tree, override
+from kd.recipe import Recipe
+
+Settings = dict[str, Any]
+"""Dotted keys of a recipe to values, e.g. ``{"schedule.steps": 1000}``."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | Mapping) else value
+
+
+def _unset(value: Any) -> Any:
+    return {key: {} for key in value} if isinstance(value, list) else value
+
+
+class Budget(Config):
+    """How long each student trains: optimizer steps, training images, or hours of its own measured speed on this machine."""
+
+    steps: int | None = Field(None, ge=1)
+    samples: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        given = self.model_dump(exclude_none=True)
+        if len(given) != 1:
+            raise ValueError(f"has {', '.join(given) or 'nothing'}; give one of steps, samples, hours")
+        return self
+
+
+class Change(Config):
+    """Settings for the points whose axes have the values of ``when``; a list there means any of them."""
+
+    when: dict[str, Any]
+    settings: Settings
+
+
+class SweepFile(Config):
+    """A sweep.
+
+    recipe: a recipe below ``recipes/``, or several; ``{axis}`` in it is replaced: ``camvid/{pair}_{method}``.
+    axes: axis to values; a grid, or several one after the other. An axis that is not in ``recipe`` is a dotted key of the
+        recipe, or a mapping of labels to settings. One value counts as a list of one.
+    settings: for all points. ``overrides``: for some. ``exclude``: points left out, written as in ``when``.
+    teachers: recipes whose runs are trained first, with settings for each. By default every teacher whose path is
+        ``runs/FOLDER/RECIPE/seedN``, where that recipe exists.
+    tokens: ``shared``: those of MasKD are learnt once for all seeds and students that they would suit.
+    budget: instead of the recipes' own steps.
+    match: ``wall_clock``: each method's steps are such that it costs what its baseline does, measured on this machine.
+    """
+
+    recipe: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    axes: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_listed)] = Field(({},), min_length=1)
+    settings: Settings = Field(default_factory=dict)
+    exclude: tuple[dict[str, Any], ...] = ()
+    overrides: tuple[Change, ...] = ()
+    teachers: Annotated[dict[str, Settings] | None, BeforeValidator(_unset)] = None
+    tokens: Literal["own", "shared"] = "own"
+    budget: Budget | None = None
+    match: Literal["wall_clock"] | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> SweepFile:
+        if self.match and self.budget and self.budget.hours:
+            raise ValueError("match and budget.hours are both given; equal hours match already, drop match")
+        written = {key for change in self.overrides for key in change.settings} | self.settings.keys()
+        if self.teachers:
+            written |= {key for settings in self.teachers.values() for key in settings}
+        for key in sorted(written):
+            known_key(key)
+        for condition in (*self.exclude, *(change.when for change in self.overrides)):
+            self._check(condition)
+        return self
+
+    def _check(self, condition: Mapping[str, Any]) -> None:
+        """A misspelt condition would silently match nothing."""
+        options: dict[str, set[str]] = {}
+        for choices in combinations(self):
+            for axis, choice in choices.items():
+                options.setdefault(axis, set()).add(choice.label)
+        for axis, wanted in condition.items():
+            if axis not in options:
+                raise ValueError(f"a condition names '{axis}'; axes: {', '.join(options)}")
+            if unknown := [label for label in _labels(wanted) if label not in options[axis]]:
+                raise ValueError(f"a condition wants {axis} '{unknown[0]}'; values: {', '.join(sorted(options[axis]))}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of an axis: how it is called, and the settings that it stands for."""
+
+    label: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file and the changes of the command line; ``changes`` apply to every recipe, teachers included."""
+
+    path: Path
+    file: SweepFile
+    changes: tuple[Tree, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's stem."""
+        return self.path.stem
+
+
+def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
+    """A sweep from a file. ``key=value``: an axis gets other values (``seed=[0,1]``), a key of the sweep file another value
+    (``budget.steps=100``), and any other key is one of the recipes.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key unknown, or a value wrong.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"no YAML, {error}"
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a sweep, e.g. one of recipes/sweeps/") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds a {type(tree).__name__}; a sweep is a mapping with the keys recipe and axes")
+    written = validate(SweepFile, tree, "sweep")
+    updates: dict[str, Any] = {}
+    changes = []
+    for change in map(override, overrides):
+        ((key, value),) = change.items()
+        if any(key in grid for grid in written.axes):
+            updates["axes"] = [{**grid, key: value} if key in grid else grid for grid in updates.get("axes", written.axes)]
+        elif key in ("budget", "match", "tokens"):
+            updates[key] = value
+        else:
+            known_key(key)
+            changes.append(change)
+    if updates:
+        loose = {"exclude": (), "overrides": ()}  # checked above; they may name values that are not asked for now
+        checked = validate(SweepFile, {**written.model_dump(exclude_unset=True), **updates, **loose}, "sweep")
+        written = checked.model_copy(update={key: getattr(written, key) for key in loose})
+    return Sweep(path, written, tuple(changes))
+
+
+def known_key(key: str) -> None:
+    """Check that a dotted key begins with a field of a recipe.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    head = str(key).partition(".")[0]
+    if head not in Recipe.model_fields:
+        raise ConfigError(f"'{key}' is no key of a recipe; it must begin with one of {', '.join(Recipe.model_fields)}")
+
+
+def combinations(file: SweepFile) -> Iterator[dict[str, Choice]]:
+    """The choices of every point, exclusions included. ``recipe`` is the first, its label the recipe's whole name.
+
+    Raises:
+        ConfigError: ``recipe`` names an axis that a grid has not, or an axis is no key of a recipe.
+    """
+    for grid in file.axes:
+        values = [_choices(axis, given, file.recipe) for axis, given in grid.items()]
+        for recipe, combination in product(file.recipe, product(*values)):
+            choices = dict(zip(grid, combination, strict=True))
+            names = {axis: choice.label for axis, choice in choices.items()}
+            if missing := [axis for axis in _fields(recipe) if axis not in names]:
+                raise ConfigError(f"recipe: {recipe} wants an axis {missing[0]}; axes has {', '.join(names) or 'none'}")
+            yield {"recipe": Choice(recipe.format(**names), {}), **choices}
+
+
+def _fields(recipe: str) -> list[str]:
+    return [field for _, field, _, _ in Formatter().parse(recipe) if field is not None]
+
+
+def _choices(axis: str, given: Any, recipes: Iterable[str]) -> list[Choice]:
+    if isinstance(given, Mapping):
+        for settings in given.values():
+            if not isinstance(settings, Mapping):
+                raise ConfigError(f"axes.{axis}: {settings!r} is no mapping of dotted keys to values")
+            for key in settings:
+                known_key(key)
+        return [Choice(str(label), dict(settings)) for label, settings in given.items()]
+    values = given if isinstance(given, list | tuple) else [given]
+    if not values:
+        raise ConfigError(f"axes.{axis}: has no value; give at least one, or drop the axis")
+    if any(axis in _fields(recipe) for recipe in recipes):
+        return [Choice(label_of(value), {}) for value in values]
+    known_key(axis)
+    return [Choice(label_of(value), {axis: value}) for value in values]
+
+
+def label_of(value: Any) -> str:
+    """A value as texts and conditions write it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _labels(wanted: Any) -> list[str]:
+    return [label_of(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+
+
+def matches(condition: Mapping[str, Any], choices: Mapping[str, Choice]) -> bool:
+    """Whether a point's choices satisfy a condition; an axis that the point has not does not."""
+    return all(axis in choices and choices[axis].label in _labels(wanted) for axis, wanted in condition.items())
+
+
+def file_name(text: str) -> str:
+    """A text as part of a directory's name."""
+    return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", text).strip("_")

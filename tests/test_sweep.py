@@ -1,0 +1,223 @@
+"""Expanding a sweep: points, names, prerequisites, budgets and exports. Nothing runs here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_sweep import write, write_recipes
+
+from kd.config import ConfigError
+from kd.recipe import fingerprint, load
+from kd.sweep.budget import clock_key, total_steps
+from kd.sweep.exports import slurm_array, wandb_sweep
+from kd.sweep.points import Point, expand, to_measure
+from kd.sweep.schema import read_sweep
+from kd.sweep.select import chosen, named
+
+ROOT = Path(__file__).parent.parent
+SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
+HERE = Path("runs/sweeps/x")
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    """Recipes ``tiny/{ce,kd,jml_kd,maskd,teacher}``, whose teacher is ``runs/tiny/teacher/seed0``."""
+    write_recipes(tmp_path)
+    return tmp_path
+
+
+def points(folder: Path, *overrides: str, clock: Any = None, **keys: Any) -> list[Point]:
+    return expand(read_sweep(write(folder, **keys), overrides), HERE, clock)
+
+
+def students(found: list[Point]) -> list[Point]:
+    return [point for point in found if point.role == "student"]
+
+
+def test_a_grid_with_its_teacher(recipes: Path) -> None:
+    found = points(recipes)
+    assert found == points(recipes)
+    assert [point.label for point in found] == ["teacher", "a_ce", "a_ce", "a_kd", "a_kd"]
+    teacher, ce = found[:2]
+    assert teacher.role == "teacher"
+    assert teacher.instead == "runs/tiny/teacher/seed0"
+    assert ce.name == f"a_ce-{fingerprint(ce.recipe)}-s0"
+    assert (ce.needs, found[3].needs) == ((), (teacher.name,))
+    assert found[3].recipe.teacher.path == f"runs/sweeps/x/{teacher.name}"
+    assert [point.recipe.seed for point in found] == [0, 0, 1, 0, 1]
+    assert dict(found[4].choices) == {"recipe": "tiny/a_kd", "method": "kd", "seed": "1"}
+
+
+def test_the_written_recipe_is_the_point(recipes: Path, tmp_path: Path) -> None:
+    point = points(recipes)[-1]
+    (tmp_path / "point.yaml").write_text(point.text)
+    assert load(tmp_path / "point.yaml")[0] == point.recipe
+    assert "# sweep x" in point.text
+
+
+def test_a_changed_recipe_has_another_directory(recipes: Path) -> None:
+    before, after = points(recipes), points(recipes, "schedule.optimizer.lr=0.01")
+    assert not {point.name for point in before} & {point.name for point in after}
+    machine = points(recipes, "run.workers=1", "run.device=cpu")
+    assert [point.name for point in machine] == [point.name for point in before]
+    ce, kd = students(points(recipes, teachers={"tiny/teacher": {"schedule.steps": 7}}))[::2]
+    assert ce.name == before[1].name
+    assert kd.name != before[3].name  # another teacher is another run
+
+
+def test_axes_are_values_bundles_and_lists_of_grids(recipes: Path) -> None:
+    crops = {"small": {"augmentation.crop": [16, 16]}, "whole": {}}
+    grids = [{"method": "ce", "crop": crops, "schedule.optimizer.lr": [0.1, 0.2]}, {"method": "kd", "schedule.steps": 3}]
+    found = students(points(recipes, axes=grids))
+    assert [point.label for point in found] == [
+        "a_ce-crop=small-lr=0.1",
+        "a_ce-crop=small-lr=0.2",
+        "a_ce-lr=0.1",
+        "a_ce-lr=0.2",
+        "a_kd-steps=3",
+    ]
+    assert found[0].recipe.augmentation.crop == (16, 16)
+    assert found[2].recipe.augmentation.crop == (32, 32)
+    assert found[4].recipe.schedule.steps == 3
+    several = students(points(recipes, recipe=["tiny/a_ce", "tiny/a_jml_kd"], axes={"seed": 3}))
+    assert [(point.label, point.recipe.seed) for point in several] == [("a_ce", 3), ("a_jml_kd", 3)]
+
+
+def test_exclusions_overrides_and_settings(recipes: Path) -> None:
+    found = students(
+        points(
+            recipes,
+            settings={"schedule.batch": 2},
+            exclude=[{"method": "kd", "seed": 1}],
+            overrides=[{"when": {"method": ["kd"]}, "settings": {"weights.kl": 3.0}}],
+        )
+    )
+    assert [(point.label, point.recipe.seed) for point in found] == [("a_ce", 0), ("a_ce", 1), ("a_kd", 0)]
+    assert all(point.recipe.schedule.batch == 2 for point in found)
+    assert found[2].recipe.weights["kl"] == 3.0
+    with pytest.raises(ConfigError, match="no point is left"):
+        points(recipes, exclude=[{"method": ["ce", "kd"]}])
+
+
+def test_the_command_line(recipes: Path) -> None:
+    """An axis gets other values, a key of the sweep another value; the rest goes to every recipe that it means something to."""
+    exclude = [{"seed": 1}]
+    found = points(recipes, "seed=[5]", "budget.steps=4", "teacher.floor=1", "run.workers=1", exclude=exclude)
+    assert [point.recipe.seed for point in found] == [0, 5, 5]
+    assert [point.recipe.schedule.steps for point in found] == [6, 4, 4]
+    assert [point.recipe.teacher.floor for point in found if point.recipe.teacher] == [1]
+    assert all(point.recipe.run.workers == 1 for point in found)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"axis": {}}, r"axis: there is no such key; did you mean 'axes'"),
+        ({"axes": {"seed": [0]}}, r"recipe: tiny/a_\{method\} wants an axis method; axes has seed"),
+        ({"axes": {"method": ["ce"], "pear": [1]}}, r"'pear' is no key of a recipe"),
+        ({"axes": {"method": ["ce"], "schedule.step": [1]}}, r"point a_ce-step=1: schedule\.step: .*did you mean 'steps'"),
+        ({"axes": {"method": ["ce"], "seed": []}}, r"axes\.seed: has no value"),
+        ({"axes": {"method": ["ce"], "crop": {"a": 3}}}, r"axes\.crop: 3 is no mapping"),
+        ({"axes": {"method": ["cee"]}}, r"names the recipe tiny/a_cee, but no tiny/a_cee\.yaml"),
+        ({"exclude": [{"method": "kdd"}]}, r"a condition wants method 'kdd'; values: ce, kd"),
+        ({"exclude": [{"pair": "a"}]}, r"a condition names 'pair'; axes: recipe, method, seed"),
+        ({"settings": {"schedul.steps": 1}}, r"'schedul\.steps' is no key of a recipe"),
+        ({"axes": {"method": ["ce", "ce"]}}, r"are the same run \(a_ce-.*an axis changes nothing"),
+        ({"axes": {"method": ["ce"], "run.workers": [0, 1]}}, r"run\.workers 0 and .*run\.workers 1 are the same run"),
+        ({"teachers": ["tiny/a_ce"]}, r"teachers: tiny/a_ce teaches no point"),
+        ({"budget": {"steps": 1, "hours": 1}}, r"budget: has steps, hours; give one"),
+        ({"budget": {"hours": 1}, "match": "wall_clock"}, r"drop match"),
+        ({"match": "wall_clock", "axes": {"method": ["kd"]}}, r"no baseline to match"),
+    ],
+)
+def test_mistakes_are_named(recipes: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        points(recipes, **keys)
+
+
+def test_a_teacher_of_ones_own_is_left_alone(recipes: Path) -> None:
+    found = points(recipes, "teacher.path=somewhere/else")
+    assert [point.role for point in found] == ["student"] * 4
+    assert found[-1].recipe.teacher.path == "somewhere/else"
+    assert not any(point.needs for point in points(recipes, teachers=[]))
+
+
+def test_shared_tokens_are_learnt_once(recipes: Path) -> None:
+    axes = {"method": "maskd", "seed": [0, 1], "student": {"narrow": {}, "wide": {"student.width": 16}}}
+    found = points(recipes, axes=axes, tokens="shared")
+    assert Counter(point.role for point in found) == {"teacher": 1, "tokens": 1, "student": 4}
+    tokens = found[1]
+    assert tokens.needs == (found[0].name,)
+    assert (tokens.recipe.schedule.steps, total_steps(tokens.recipe)) == (1, 3)  # a quarter of 8, and one
+    for point in students(found):
+        assert point.recipe.method.tokens == f"runs/sweeps/x/{tokens.name}"
+        assert "token_ce" not in point.recipe.weights
+        assert set(point.needs) == {found[0].name, tokens.name}
+        assert total_steps(point.recipe) == 8
+    own = points(recipes, axes=axes)
+    assert not any(point.role == "tokens" for point in own)
+    assert total_steps(own[-1].recipe) == 10
+
+
+def test_budgets(recipes: Path) -> None:
+    assert {point.recipe.schedule.steps for point in students(points(recipes, budget={"steps": 5}))} == {5}
+    assert {point.recipe.schedule.steps for point in students(points(recipes, budget={"samples": 41}))} == {11}  # batch 4
+
+
+def test_matching_the_wall_clock(recipes: Path) -> None:
+    """Every method costs what the baseline costs at its steps; what is not measured yet is marked."""
+    keys: dict[str, Any] = {"axes": {"method": ["ce", "kd", "maskd"], "seed": [0, 1]}, "match": "wall_clock"}
+    sweep = read_sweep(write(recipes, **keys))
+    wanted = to_measure(sweep, {})
+    assert len(wanted) == 3
+    assert all(recipe.teacher is None or recipe.teacher.name == "fresh" for recipe in wanted.values())
+    assert all(point.plan.pending for point in students(points(recipes, **keys)))
+    cost = {None: (0.1, 0.0), "kd": (0.16, 0.0), "maskd": (0.15, 0.05)}
+    clock = {}
+    for key, recipe in wanted.items():
+        assert key == clock_key(recipe)
+        student, extra = cost[recipe.method.name if recipe.method else None]
+        clock[key] = {"student": student, "extra": extra}
+    assert not to_measure(sweep, clock)
+    found = students(points(recipes, clock=clock, **keys, budget={"steps": 1000}))
+    assert [point.recipe.schedule.steps for point in found] == [1000, 1000, 625, 625, 500, 500]
+    assert [point.plan.budget for point in found] == [1000] * 6
+    assert found[-1].plan.seconds_per_step == pytest.approx(0.2)
+    shared = students(points(recipes, clock=clock, tokens="shared", **keys, budget={"steps": 1000}))
+    assert shared[-1].recipe.schedule.steps == 666
+    hours = students(points(recipes, clock=clock, axes=keys["axes"], budget={"hours": 0.01}))
+    assert [point.recipe.schedule.steps for point in hours] == [360, 360, 225, 225, 180, 180]
+
+
+def test_some_points_and_what_they_need(recipes: Path) -> None:
+    found = points(recipes)
+    assert named(found, ["a_kd*-s1"]) == [found[-1].name]
+    assert chosen(found, [found[-1].name]) == [found[0], found[-1]]
+    assert named(found, []) == [point.name for point in found]
+    with pytest.raises(ConfigError, match="no point matches 'b_kd'; the names are"):
+        named(found, ["b_kd"])
+
+
+def test_other_launchers_run_the_same_points(recipes: Path) -> None:
+    found, command = points(recipes), ["python", "tools/sweep.py", "x.yaml", "seed=[0,1]"]
+    sweep = yaml.safe_load(wandb_sweep(found, "x", command, "project"))
+    assert sweep["parameters"] == {"only": {"values": [point.name for point in found]}}
+    assert sweep["command"] == ["${env}", *command, "${args}"]
+    script = slurm_array(found, "x", command)
+    assert "#SBATCH --array=0-4\n" in script
+    assert "'seed=[0,1]'" in script
+    assert all(point.name in script for point in found)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_expands_and_has_baseline_and_seeds(path: Path) -> None:
+    found = expand(read_sweep(path), Path("runs/sweeps") / path.stem)
+    assert f"python tools/sweep.py recipes/sweeps/{path.name}" in path.read_text()
+    rows = Counter(point.label for point in students(found))
+    assert min(rows.values()) >= 2
+    assert any(point.recipe.method is None for point in students(found))
+    assert [point.role for point in found].count("teacher") == 1
