@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from pathlib import Path
 
@@ -44,13 +43,14 @@ def run(options: argparse.Namespace) -> None:
     from kd.networks.build import load_network
     from students.inputs import find
     from students.predictions import Writer, chosen_predictor, predict, server, submit
+    from teachers.files import file_mark
 
     items = find(options.inputs, options.output)
     name = "student" if options.checkpoint == "last" else "best"
     network, card = load_network(options.model, name)
     data = server(options.submission, card["classes"], items) if options.submission else None
     device, chosen = local_device(options.device), chosen_predictor(options.predictor, options.model)
-    mark = hashlib.sha256((options.model / f"{name}.safetensors").read_bytes()).hexdigest()[:16]
+    mark = file_mark(options.model / f"{name}.safetensors")
     facts = {"model": str(options.model), "checkpoint": options.checkpoint, "weights": mark, "step": card.get("step")}
     facts |= {"predictor": chosen.config.model_dump(mode="json"), "classes": card["classes"], "colours": card.get("colours")}
     extras = {"overlay": options.overlay, "probabilities": options.probabilities}

@@ -118,14 +118,15 @@ class CIRKD(Method):
         mine, theirs = pair(student, teacher, "embedding")
         labels, its = labels_at(target, theirs).flatten(1), unit(theirs)
         self.clock.add_(1)
-        self.remember(its, labels)
+        moment = (int(self.seed), int(self.clock))
+        self.remember(its, labels, moment)
         own, anchors = unit(self.head(mine)), labels != IGNORE
         terms = {
             "kl": logit_kl(*logits, valid(target, logits[1], config.kd_mask)),
             "mini": self._mini_batch(mine, theirs, target),
         }
         for name, bank in (("pixel", self.pixel_bank), ("region", self.region_bank)):
-            source = generator(int(self.seed), int(self.clock), name)
+            source = generator(*moment, name)
             slots = torch.randperm(bank.slots, generator=source)[: self.draws[name]].to(its.device)
             terms[name] = memory_term(own, its, bank.negatives(slots), anchors, config.temperature, config.softening)
         return terms
@@ -138,10 +139,10 @@ class CIRKD(Method):
         return mini_batch(unit(mine), unit(theirs), config.temperature, config.group, None if keep is None else keep.flatten(1))
 
     @torch.no_grad()
-    def remember(self, embedding: Tensor, labels: Tensor) -> None:
-        """Write the batch of all ranks into both banks; unit ``embedding`` ``B N D``, ``labels`` ``B N``."""
+    def remember(self, embedding: Tensor, labels: Tensor, moment: tuple[int, int]) -> None:
+        """Write the batch of all ranks into both banks; unit ``embedding`` ``B N D``, ``labels`` ``B N``; ``moment`` seeds."""
         config, classes = self.config, self.student.classes
-        order = torch.rand(labels.shape, generator=generator(int(self.seed), int(self.clock), "pixels", rank()))
+        order = torch.rand(labels.shape, generator=generator(*moment, "pixels", rank()))
         draw = draw_pixels(labels, classes, config.per_class, order.to(embedding), config.variant == "code")
         for bank, found in (
             (self.pixel_bank, pixels(embedding, draw)),

@@ -134,7 +134,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: Tenso
 class Adversary(nn.Module):
     """Terms ``fool`` (gradient to the student only) and ``critic`` (gradient to the critic only) on maps of the given sizes.
 
-    One backward pass of both equals the published two steps, since both read the critic before its step.
+    Without configuration (null) there is no critic and no term. One backward pass of both equals the published two steps, since
+    both read the critic before its step.
     """
 
     class Config(Config):
@@ -153,15 +154,16 @@ class Adversary(nn.Module):
             learning_rate=LearningRateConfig(shape="constant"),
         )
 
-    terms = ("fool", "critic")
-
     def __init__(self, config: Any, sizes: Sizes) -> None:
         super().__init__()
         self.config = config
-        self.critic = Critic(sizes.classes, strided_stages(sizes.grid))
+        self.critic = Critic(sizes.classes, strided_stages(sizes.grid)) if config is not None else None
+        self.terms = () if self.critic is None else ("fool", "critic")
 
     def forward(self, student: Tensor, teacher: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
         """Both terms of logits ``B K h w``; pixels not to keep are 0 in both."""
+        if self.critic is None:
+            return {}
         if keep is not None:
             student, teacher = (maps.where(keep.unsqueeze(1), 0) for maps in (student, teacher))
         with frozen(self.critic):
@@ -174,5 +176,5 @@ class Adversary(nn.Module):
         return {"fool": fool, "critic": cost}
 
     def players(self) -> Mapping[str, tuple[nn.Module, OptimizerConfig]]:
-        """The critic and its optimizer."""
-        return {"critic": (self.critic, self.config.optimizer)}
+        """The critic and its optimizer, where there is one."""
+        return {} if self.critic is None else {"critic": (self.critic, self.config.optimizer)}

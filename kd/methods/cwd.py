@@ -70,9 +70,8 @@ class CWD(Method):
         self.names = {field: {"logits": "logit", "embedding": "feature"}[field] for field in config.maps}
         features = "embedding" in config.maps
         self.projection = Projection(student.embedding, teacher.embedding) if features else None
-        self.adversary = Adversary(config.adversary, teacher) if config.adversary else None
-        extra = (*(("kl",) if config.kl else ()), *(self.adversary.terms if self.adversary else ()))
-        self.terms = (*self.names.values(), *extra)
+        self.adversary = Adversary(config.adversary, teacher)
+        self.terms = (*self.names.values(), *(("kl",) if config.kl else ()), *self.adversary.terms)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
@@ -82,7 +81,7 @@ class CWD(Method):
         terms = {name: self._compare(student, teacher, target, field) for field, name in self.names.items()}
         if config.kl:
             terms["kl"] = logit_kl(*logits, keep)
-        return terms | (self.adversary(*logits, keep) if self.adversary else {})
+        return terms | self.adversary(*logits, keep)
 
     def _compare(self, student: Outputs, teacher: Outputs, target: Tensor, field: str) -> Tensor:
         config = self.config
@@ -96,4 +95,4 @@ class CWD(Method):
 
     def players(self) -> Any:
         """The critic, where there is one."""
-        return self.adversary.players() if self.adversary else {}
+        return self.adversary.players()

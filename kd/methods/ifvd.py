@@ -66,8 +66,8 @@ class IFVD(Method):
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
-        self.adversary = Adversary(config.adversary, teacher) if config.adversary else None
-        self.terms = ("kl", "variation", *(self.adversary.terms if self.adversary else ()))
+        self.adversary = Adversary(config.adversary, teacher)
+        self.terms = ("kl", "variation", *self.adversary.terms)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
@@ -79,8 +79,8 @@ class IFVD(Method):
             "kl": logit_kl(*logits, keep),
             "variation": intra_class_variation(*features, labels, self.student.classes, kept),
         }
-        return terms | (self.adversary(*logits, keep) if self.adversary else {})
+        return terms | self.adversary(*logits, keep)
 
     def players(self) -> Any:
         """The critic, where there is one."""
-        return self.adversary.players() if self.adversary else {}
+        return self.adversary.players()

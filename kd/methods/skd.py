@@ -65,8 +65,8 @@ class SKD(Method):
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
-        self.adversary = Adversary(config.adversary, teacher) if config.adversary else None
-        self.terms = ("kl", "pair", *(self.adversary.terms if self.adversary else ()))
+        self.adversary = Adversary(config.adversary, teacher)
+        self.terms = ("kl", "pair", *self.adversary.terms)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
@@ -78,8 +78,8 @@ class SKD(Method):
             features = tuple(maps.where(kept.unsqueeze(1), 0) for maps in features)  # type: ignore[assignment]
         mine, its = (nodes(maps, config.variant, config.scale) for maps in features)
         terms = {"kl": logit_kl(*logits, keep), "pair": pair_wise(mine, its)}
-        return terms | (self.adversary(*logits, keep) if self.adversary else {})
+        return terms | self.adversary(*logits, keep)
 
     def players(self) -> Any:
         """The critic, where there is one."""
-        return self.adversary.players() if self.adversary else {}
+        return self.adversary.players()
