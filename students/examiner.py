@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from kd.config import ConfigError
 from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.loader import Whole, collate, whole_batches
-from kd.evaluate.evaluator import evaluate
+from kd.evaluate.evaluator import Evaluation, evaluate
 from kd.evaluate.predictor import labels
 from kd.lookup import lookup
-from kd.metrics.counts import Counts
 from kd.recipe import Recipe
 from kd.types import Outputs
 from students.checkpoint import read_json, write_json
-from students.previews import sheet
+from students.previews import Colour, Panel, Sample, sheet
 from students.progress import bar, say
 from students.stages import precision
 from teachers import Teacher
@@ -48,11 +47,17 @@ class Examiner:
     @property
     def card(self) -> dict[str, Any]:
         """What the network's channels mean and how to paint them."""
-        colours = self.data[self.config.select].colours
-        return {"classes": list(self.classes), "colours": [list(colour) for colour in colours]}
+        return {"classes": list(self.classes), "colours": [list(colour) for colour in self.colours]}
 
-    def scores(self, look: Looker, split: str, limit: int = 0, calibration: bool = False) -> tuple[dict[str, Any], Counts]:
-        """Scores of a network in eval mode, and its per-image counts."""
+    @property
+    def colours(self) -> Sequence[Colour]:
+        """Of the classes, RGB."""
+        return self.data[self.config.select].colours
+
+    def examine(
+        self, look: Looker, split: str, limit: int = 0, calibration: bool = False, teacher: Looker | None = None
+    ) -> Evaluation:
+        """What there is to know about a network in eval mode on a split."""
         rank, world = distributed.rank(), distributed.world_size()
         workers, pin = self.machine.workers, self.device.type == "cuda"
         loader = whole_batches(
@@ -61,8 +66,7 @@ class Examiner:
         shown = bar(loader, f"evaluating {split}")
         with self._autocast():
             batches = (batch.to(self.device) for batch in shown)
-            found = evaluate(look, batches, len(self.classes), self.predict, calibration=calibration)
-        return found.scores(self.classes), found.counts
+            return evaluate(look, batches, len(self.classes), self.predict, calibration=calibration, teacher=teacher)
 
     def _autocast(self) -> Any:
         if self.precision == torch.float32:
@@ -71,13 +75,14 @@ class Examiner:
 
     def during(self, network: torch.nn.Module) -> dict[str, Any]:
         """Scores on the selecting split while training goes on."""
-        return self.scores(network.eval(), self.config.select, self.config.limit)[0]
+        return self.examine(network.eval(), self.config.select, self.config.limit).scores(self.classes)
 
-    def final(self, network: torch.nn.Module) -> tuple[dict[str, Any], Counts]:
-        """Scores on both splits, whole, and the counts on the reported one."""
+    def final(self, network: torch.nn.Module, teacher: Teacher | None = None) -> dict[str, Evaluation]:
+        """Both splits, whole; on the reported one beside the teacher."""
         network.eval()
-        found = {split: self.scores(network, split, calibration=self.config.calibration) for split in self.data}
-        return {split: scores for split, (scores, _) in found.items()}, found[self.config.report][1]
+        beside = {self.config.report: teacher.look} if teacher is not None else {}
+        calibration = self.config.calibration
+        return {split: self.examine(network, split, calibration=calibration, teacher=beside.get(split)) for split in self.data}
 
     def examine_teacher(self, teacher: Teacher, folder: Path) -> dict[str, Any]:
         """The teacher's scores on the selecting split, measured once a run and kept in ``teacher.json``.
@@ -87,7 +92,7 @@ class Examiner:
         """
         path = folder / "teacher.json"
         if not path.exists():
-            scores, _ = self.scores(teacher.look, self.config.select)
+            scores = self.examine(teacher.look, self.config.select).scores(self.classes)
             if distributed.is_main():
                 write_json(path, {"source": teacher.source, "mark": teacher.mark, "split": self.config.select, **scores})
             distributed.barrier()
@@ -102,12 +107,13 @@ class Examiner:
         teacher.check_floor(miou)
         return scores
 
-    def previews(self, network: torch.nn.Module, teacher: Teacher | None, path: Path) -> list[Any]:
+    def previews(self, network: torch.nn.Module, teacher: Teacher | None, path: Path) -> list[Panel]:
         """Draw a few fixed samples: image, target, teacher, student. Returns panels for the tracker."""
         data, number = self.data[self.config.select], min(self.machine.previews, len(self.data[self.config.select]))
         if number == 0:
             return []
-        rows, panels = [], []
+        rows: list[Sample] = []
+        panels: list[Panel] = []
         for index in [position * len(data) // number for position in range(number)]:
             batch = collate([Whole(data)[index]]).to(self.device)
             maps = {"target": batch.target[0].to(torch.uint8)}
@@ -119,7 +125,7 @@ class Examiner:
             image = batch.image[0].permute(1, 2, 0).cpu().numpy()
             panels.append((batch.ids[0], image, {name: values.numpy() for name, values in maps.items()}))
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet(rows, self.classes, data.colours).save(path)
+        sheet(rows, self.classes, self.colours).save(path)
         return panels
 
     @torch.no_grad()

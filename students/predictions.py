@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
@@ -24,7 +23,7 @@ from kd.evaluate.build import build_predictor
 from kd.evaluate.predictor import Network, Predictor, labels
 from kd.lookup import lookup
 from students.inputs import Item
-from students.previews import legend, overlay, palette
+from students.previews import indexed, legend, overlay
 from students.progress import bar, say
 
 CARD = "predictions.yaml"
@@ -107,9 +106,8 @@ class Writer:
             write_whole(self.file(kind, name), save)
 
     def _labels(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
-        indexed = Image.fromarray(found.numpy())
-        indexed.putpalette(palette(self.colours).tobytes())
-        return lambda path: indexed.save(path, "PNG")
+        picture = indexed(found.numpy(), self.colours)
+        return lambda path: picture.save(path, "PNG")
 
     def _overlay(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
         drawn = overlay(image, found, self.colours)

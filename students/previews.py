@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from kd.types import IGNORE
 
 Colour = tuple[int, int, int]
 Sample = tuple[Tensor, Mapping[str, Tensor]]
+Panel = tuple[str, np.ndarray, Mapping[str, np.ndarray]]
+"""Name, image uint8 ``H W 3``, label maps uint8 ``H W`` by title."""
 
 NARROWEST, WIDEST = 240, 640
 """The width of one picture, in pixels, is brought into this range by whole factors where one exists."""
@@ -80,6 +84,23 @@ def legend(classes: Sequence[str], colours: Sequence[Colour], width: int = WIDES
         draw.rectangle((x, y, x + SWATCH - 1, y + SWATCH - 1), outline=LIGHT)
         draw.text((x + SWATCH + GAP // 2, y + SWATCH // 2), _fit(name, font, step - SWATCH - GAP), INK, font, anchor="lm")
     return page
+
+
+def indexed(labels: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
+    """Labels uint8 ``H W`` as a picture whose pixels are the class numbers, with the classes' colours as its palette."""
+    picture = Image.fromarray(labels)
+    picture.putpalette(palette(colours).tobytes())
+    return picture
+
+
+def write_samples(panels: Sequence[Panel], colours: Sequence[Colour], folder: Path) -> None:
+    """The parts of each panel as files: ``NN_NAME/image.jpg``, and ``target.png``, ``student.png`` ... with class numbers."""
+    for number, (name, image, maps) in enumerate(panels):
+        place = folder / f"{number:02d}_{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', name)[-80:]}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / "image.jpg", quality=92, subsampling=0)
+        for title, labels in maps.items():
+            indexed(labels, colours).save(place / f"{title}.png")
 
 
 def palette(colours: Sequence[Colour]) -> np.ndarray:

@@ -15,6 +15,8 @@ from kd import distributed
 from kd.config import ConfigError
 from kd.data.dataset import Dataset
 from kd.data.loader import training_batches
+from kd.evaluate.evaluator import Evaluation
+from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
 from kd.networks.synchronise import synchronise
 from kd.recipe import IDENTITY, Origins, Recipe, describe, fingerprint, plain
@@ -23,6 +25,7 @@ from students import checkpoint
 from students.environment import environment, peak_memory_mb
 from students.examiner import Examiner
 from students.objective import build_objective
+from students.previews import write_samples
 from students.progress import Progress, say
 from students.recorder import Recorder
 from students.tracking import Tracker
@@ -164,7 +167,9 @@ def _conclude(
     if distributed.is_main():
         save_network(network, folder, "student", facts)
         _keep(trainer, folder)
-    last, counts = examiner.final(network)
+    found = examiner.final(network, teacher)
+    last = {split: one.scores(examiner.classes) for split, one in found.items()}
+    final = found[recipe.evaluation.report]
     best = _best(folder, trainer, examiner, last)
     result = {
         "status": "finished",
@@ -179,12 +184,14 @@ def _conclude(
         "last": last,
         "best": best,
         "teacher": _teacher_scores(folder),
+        "agreement": _agreement(recipe, final, examiner.classes),
         "cost": _cost(trainer),
         "environment": environment(trainer.device),
     }
     if distributed.is_main():
-        examiner.previews(network, teacher, folder / "previews" / "final.png")
-        counts.save(folder / "counts.npz")
+        panels = examiner.previews(network, teacher, folder / "previews" / "final.png")
+        write_samples(panels, examiner.colours, folder / "previews" / "final")
+        final.counts.save(folder / "counts.npz")
         checkpoint.write_json(folder / "result.json", result)
     distributed.barrier()
     return result
@@ -205,6 +212,13 @@ def _teacher_scores(folder: Path) -> Any:
     return checkpoint.read_json(path) if path.exists() else None
 
 
+def _agreement(recipe: Recipe, final: Evaluation, classes: tuple[str, ...]) -> dict[str, Any] | None:
+    """Where student and teacher are right, on the reported split."""
+    if final.agreement is None:
+        return None
+    return {"split": recipe.evaluation.report, **tell(final.agreement, classes)}
+
+
 def _best(folder: Path, trainer: Trainer, examiner: Examiner, last: Mapping[str, Any]) -> dict[str, Any] | None:
     """The checkpoint that was best on the selecting split, with its scores on the reported one."""
     if not trainer.best:
@@ -212,7 +226,8 @@ def _best(folder: Path, trainer: Trainer, examiner: Examiner, last: Mapping[str,
     if trainer.best["step"] == trainer.step:
         return {**trainer.best, **last}
     network, _ = load_network(folder, "best")
-    return {**trainer.best, **examiner.final(network.to(trainer.device))[0]}
+    found = examiner.final(network.to(trainer.device))
+    return {**trainer.best, **{split: one.scores(examiner.classes) for split, one in found.items()}}
 
 
 def _cost(trainer: Trainer) -> dict[str, Any]:

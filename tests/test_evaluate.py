@@ -22,6 +22,7 @@ from kd.evaluate.predictor import Predictor, labels
 from kd.evaluate.sliding import Sliding, offsets
 from kd.evaluate.whole import Whole
 from kd.lookup import options
+from kd.metrics.agreement import CASES, tell
 from kd.recipe import build, fingerprint, plain
 from kd.types import Batch, Outputs
 
@@ -323,7 +324,7 @@ def test_broken_weights_are_told() -> None:
         evaluate(lambda image: Outputs(pixelwise(image).logits * torch.nan), [pictures(1)], K, WHOLE)
 
 
-def test_no_graph_is_built_progress_is_told_and_calibration_is_optional() -> None:
+def test_no_graph_is_built_and_calibration_is_optional() -> None:
     weight = torch.ones((), requires_grad=True)
     graphs: list[bool] = []
 
@@ -333,14 +334,55 @@ def test_no_graph_is_built_progress_is_told_and_calibration_is_optional() -> Non
             graphs.append(logits.requires_grad)
             return logits
 
-    steps: list[int] = []
     batch = pictures(3)
     split = [part(batch, slice(0, 2)), part(batch, slice(2, 3))]
-    found = evaluate(pixelwise, split, K, Watch(Predictor.Config()), calibration=False, progress=steps.append)
+    found = evaluate(pixelwise, split, K, Watch(Predictor.Config()), calibration=False)
     assert graphs == [False, False]
-    assert steps == [2, 1]
     assert found.calibration is None
     assert found.scores(("a", "b", "c"))["ECE"] is None
+
+
+def test_a_teacher_is_compared_pixel_by_pixel() -> None:
+    batch, more = pictures(3), pictures(5, seed=1)
+    more = replace(more, ids=tuple(f"other{i}" for i in range(5)))
+    found = evaluate(pixelwise, [batch, more], K, WHOLE, teacher=lambda image: Outputs(-image.float()))
+    assert found.agreement is not None
+    expected = {name: dict.fromkeys(CASES, 0) for name in "abc"}
+    same = labelled = 0
+    for image, target in [*zip(batch.image, batch.target, strict=True), *zip(more.image, more.target, strict=True)]:
+        mine, theirs = image.float().argmax(0), (-image.float()).argmax(0)
+        for own, other, label in zip(*(values.flatten().tolist() for values in (mine, theirs, target)), strict=True):
+            if label != 255:
+                case = {(1, 1): "both", (0, 1): "teacher", (1, 0): "student", (0, 0): "neither"}[own == label, other == label]
+                expected["abc"[label]][case] += 1
+                same, labelled = same + (own == other), labelled + 1
+    assert tell(found.agreement, "abc") == {"same": pytest.approx(100 * same / labelled), "classes": expected}
+    for number, name in enumerate("abc"):  # the counts know the student's side
+        cases = expected[name]
+        assert cases["both"] + cases["student"] == found.counts.tp[:, number].sum()
+        assert sum(cases.values()) == found.counts.truth[:, number].sum()
+    assert evaluate(pixelwise, [batch], K, WHOLE).agreement is None
+
+
+def test_reliability_bins_know_accuracy_and_confidence() -> None:
+    batch = pictures(6)
+    found = evaluate(pixelwise, [batch], K, WHOLE)
+    told = found.scores("abc")["reliability"]
+    confidence, guess = (batch.image.float() / 32).softmax(1).max(1)
+    keep = batch.target != 255
+    confidence, right = confidence[keep], (guess == batch.target)[keep].float()
+    places = (confidence * 10).int().clamp(max=9)
+    for number in range(10):
+        inside = places == number
+        assert told["pixels"][number] == int(inside.sum())
+        if told["pixels"][number]:
+            assert told["accuracy"][number] == pytest.approx(100 * right[inside].mean().item(), abs=1e-3)
+            assert told["confidence"][number] == pytest.approx(100 * confidence[inside].mean().item(), abs=1e-3)
+        else:
+            assert told["accuracy"][number] is told["confidence"][number] is None
+    assert sum(told["pixels"]) == int(keep.sum())
+    gaps = [n * abs(a - c) for n, a, c in zip(*told.values(), strict=True) if n]
+    assert sum(gaps) / sum(told["pixels"]) == pytest.approx(found.scores("abc")["ECE"])
 
 
 def test_perfect_blank_and_absent() -> None:

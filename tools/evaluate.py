@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> None:
     with distributed.world(device):
         examiner = Examiner(recipe, tuple(card["classes"]), device)
         name = recipe.evaluation.report
-        scores, _ = examiner.scores(network.to(device), name, calibration=recipe.evaluation.calibration)
+        found = examiner.examine(network.to(device), name, calibration=recipe.evaluation.calibration)
+        scores = found.scores(examiner.classes)
         if distributed.is_main():
             show(scores, f"{options.run}, {options.checkpoint} checkpoint (step {card.get('step')}), split {name}")
             if options.json:
@@ -53,7 +54,7 @@ def show(scores: dict[str, Any], title: str) -> None:
     """Scores in columns: percent; SCE in per mille."""
     print(title)
     for key, value in scores.items():
-        if key != "iou":
+        if not isinstance(value, dict):
             print(f"  {key:16s} {_text(value):>8s}")
     print("  IoU of each class")
     for name, value in scores["iou"].items():

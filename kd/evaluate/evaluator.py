@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from kd.distributed import gather
 from kd.evaluate.predictor import Network, Predictor, labels
+from kd.metrics.agreement import Agreement, agree
 from kd.metrics.calibration import Calibration, calibrate
-from kd.metrics.counts import Counts, count
+from kd.metrics.counts import Counts, P, count
 from kd.metrics.scores import summarise
 from kd.types import Batch
 
@@ -24,6 +25,7 @@ class Evaluation:
 
     counts: Counts
     calibration: Calibration | None = None
+    agreement: Agreement | None = None
 
     def scores(self, class_names: Sequence[str], worst: Sequence[float] = (1, 5), binary: bool = False) -> dict[str, Any]:
         """Plain values by name, see ``kd.metrics.scores.summarise``."""
@@ -38,7 +40,7 @@ def evaluate(
     predictor: Predictor,
     *,
     calibration: bool = True,
-    progress: Callable[[int], None] | None = None,
+    teacher: Network | None = None,
 ) -> Evaluation:
     """Predict and count every image. A collective call: all processes take part, each with its own batches.
 
@@ -49,28 +51,37 @@ def evaluate(
             processes; some may have no batch at all.
         classes: number of classes K, at most 255.
         calibration: also collect bins of confidence, for about the price of a softmax.
-        progress: called with the number of images just finished.
+        teacher: a network to compare with, pixel by pixel; it sees the same images through the same predictor.
 
     Raises:
         ValueError: a label is no class and not 255, ids are missing or shared by different images, or the logits have
             another shape than ``B K H W``.
         FloatingPointError: logits are not finite.
     """
-    counts, gaps = [Counts.empty(classes)], [Calibration.empty(classes)]
+    counts, gaps, cases = [Counts.empty(classes)], [Calibration.empty(classes)], [Agreement.empty(classes)]
     for batch in batches:
         logits = _logits(network, batch, classes, predictor)
-        for image, target, name in zip(logits, batch.target, batch.ids, strict=True):
+        taught = _logits(teacher, batch, classes, predictor) if teacher else [None] * len(batch)
+        for image, other, target, name in zip(logits, taught, batch.target, batch.ids, strict=True):
             prediction = labels(image)
             counts.append(count(prediction, target, classes, name))
             if calibration:
                 gaps.append(calibrate(image, prediction, target, name))
-        if progress:
-            progress(len(batch))
-    everywhere = Counts.concat(gather(Counts.concat(counts)))
+            if other is not None:
+                cases.append(agree(prediction, labels(other), target, classes, name))
+    everywhere = _everywhere(counts)
     _check_repetitions(everywhere)
-    if not calibration:
-        return Evaluation(everywhere.once())
-    return Evaluation(everywhere.once(), Calibration.concat(gather(Calibration.concat(gaps))).once())
+    return Evaluation(
+        everywhere.once(),
+        _everywhere(gaps).once() if calibration else None,
+        _everywhere(cases).once() if teacher else None,
+    )
+
+
+def _everywhere(parts: Sequence[P]) -> P:
+    """One table of all processes' images, repetitions included."""
+    kind = type(parts[0])
+    return kind.concat(gather(kind.concat(parts)))
 
 
 def _logits(network: Network, batch: Batch, classes: int, predictor: Predictor) -> Tensor:

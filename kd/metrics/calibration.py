@@ -11,14 +11,14 @@ class's own probability.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd.metrics.counts import PerImage
+from kd.metrics.counts import Integers, PerImage
 from kd.types import IGNORE
 
 Floats = NDArray[np.float64]
@@ -31,12 +31,16 @@ class Calibration(PerImage):
     """Signed gaps ``sum ok - sum conf`` of the pixels that fall into each of ``M`` bins.
 
     ``top``      float64 ``N M``: conf is the predicted class's probability, ok whether the prediction is right
+    ``hits``     int64 ``N M``: pixels of which the prediction is right, by the predicted class's probability
+    ``pixels``   int64 ``N M``: all labelled pixels, by the predicted class's probability
     ``classes``  float64 ``N K M``: conf is the class's probability at every pixel, ok whether it is the label
     ``missed``   int32 ``N K M``: pixels of the class, by its probability, where another class is predicted
     ``present``  bool ``N K``: the image's labels contain the class
     """
 
     top: Floats
+    hits: Integers
+    pixels: Integers
     classes: Floats
     missed: NDArray[np.int32]
     present: NDArray[np.bool_]
@@ -46,7 +50,9 @@ class Calibration(PerImage):
         """No images yet."""
         table = np.zeros((0, classes, BINS))
         none = np.zeros(0, np.int64)
-        return cls((), none, np.zeros((0, BINS)), table, table.astype(np.int32), np.zeros((0, classes), bool))
+        column = np.zeros((0, BINS), np.int64)
+        missed, present = table.astype(np.int32), np.zeros((0, classes), bool)
+        return cls((), none, column.astype(np.float64), column, column, table, missed, present)
 
 
 def calibrate(logits: Tensor, prediction: Tensor, target: Tensor, name: str, *, softmax: bool = True) -> Calibration:
@@ -60,24 +66,27 @@ def calibrate(logits: Tensor, prediction: Tensor, target: Tensor, name: str, *, 
     flat, guess, labels = logits.flatten(1), prediction.flatten().long(), target.flatten().long()
     table = torch.zeros(classes + 1, BINS, dtype=torch.float64, device=logits.device)
     ok, missed = (torch.zeros(classes + 1, BINS, dtype=torch.int64, device=logits.device) for _ in range(2))
+    pixels = torch.zeros(BINS, dtype=torch.int64, device=logits.device)
     for start in range(0, flat.shape[1], step):
         block = slice(start, start + step)
         probabilities = flat[:, block].float().softmax(0) if softmax else flat[:, block].float()
-        sums, right, wrong = _block(probabilities, guess[block], labels[block])
-        table, ok, missed = table + sums, ok + right, missed + wrong
+        sums, right, wrong, seen = _block(probabilities, guess[block], labels[block])
+        table, ok, missed, pixels = table + sums, ok + right, missed + wrong, pixels + seen
     gaps = (ok - table).cpu().numpy()
     return Calibration(
         ids=(name,),
         valid=np.array([int((labels != IGNORE).sum())]),
         top=gaps[None, -1],
+        hits=ok[None, -1].cpu().numpy(),
+        pixels=pixels[None].cpu().numpy(),
         classes=gaps[None, :-1],
         missed=missed[None, :-1].int().cpu().numpy(),
         present=ok[None, :-1].sum(-1).gt(0).cpu().numpy(),
     )
 
 
-def _block(probabilities: Tensor, guess: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of confidence, hits and missed pixels, ``K+1 M`` each; the last row is that of the predicted class.
+def _block(probabilities: Tensor, guess: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums of confidence, hits and missed pixels, ``K+1 M`` each; the last row is that of the predicted class. Its pixels.
 
     An ignored pixel's probabilities are set to 0: it falls into the first bin and adds nothing.
     """
@@ -87,9 +96,10 @@ def _block(probabilities: Tensor, guess: Tensor, labels: Tensor) -> tuple[Tensor
     own = labels * BINS + bins(probabilities.gather(0, labels.clamp(max=classes - 1)[None])[0])
     sums = torch.cat([bin_sums(probabilities * keep), bin_sums(top * keep)])
     hits = torch.bincount(own[keep], minlength=classes * BINS)
-    top_hits = torch.bincount(bins(top[0])[right], minlength=BINS)
+    stated = bins(top[0])
+    top_hits, seen = (torch.bincount(stated[chosen], minlength=BINS) for chosen in (right, keep))
     missed = torch.bincount(own[keep & ~right], minlength=(classes + 1) * BINS)
-    return sums, torch.cat([hits, top_hits]).view(-1, BINS), missed.view(-1, BINS)
+    return sums, torch.cat([hits, top_hits]).view(-1, BINS), missed.view(-1, BINS), seen
 
 
 def bins(probabilities: Tensor) -> Tensor:
@@ -114,6 +124,19 @@ def _by_passes(probabilities: Tensor) -> Tensor:
     index = bins(probabilities)
     sums = [torch.where(index == number, probabilities, 0).sum(1, dtype=torch.float64) for number in range(BINS)]
     return torch.stack(sums, 1)
+
+
+def reliability(calibration: Calibration) -> dict[str, list[Any]]:
+    """The reliability diagram of the whole data set: ``pixels``, ``accuracy`` and mean ``confidence`` of each bin.
+
+    Accuracy and confidence are those of the predicted class, in percent; None where no pixel falls into the bin.
+    """
+    pixels, hits, gaps = calibration.pixels.sum(0), calibration.hits.sum(0), calibration.top.sum(0)
+    rows = [
+        (int(n), *((100 * ok / n, 100 * (ok - gap) / n) if n else (None, None)))
+        for n, ok, gap in zip(pixels, hits, gaps, strict=True)
+    ]
+    return {name: [row[column] for row in rows] for column, name in enumerate(("pixels", "accuracy", "confidence"))}
 
 
 def ece(calibration: Calibration, by: Literal["D", "I"] = "D") -> float:

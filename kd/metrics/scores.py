@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.metrics.calibration import Calibration, ece, sce
+from kd.metrics.calibration import Calibration, ece, reliability, sce
 from kd.metrics.counts import Counts, Integers
 
 Floats = NDArray[np.float64]
@@ -135,6 +135,7 @@ def summarise(
     means; ``mIoU_I_q5`` the worst 5 percent for each q of ``worst``; ``mIoU_I_Q`` the average over q. ``iou`` maps
     class names to IoU. ``absent_classes`` counts the classes that no label contains: their ``iou`` is None, and they
     are in no mean of overlaps. ``images`` counts the images with labelled pixels, ``skipped_images`` those without.
+    ``reliability``, only with a calibration, holds its bins.
 
     Raises:
         ValueError: the names do not fit the classes, or ``binary`` without two classes.
@@ -153,12 +154,14 @@ def summarise(
         found[f"{name}_I"] = image_mean(counts, score, binary=binary)
         found[f"{name}_C"] = class_mean(counts, score, binary=binary)
     found |= _calibration(calibration, binary)
+    bins = {} if calibration is None else {"reliability": reliability(calibration)}
     return {
         **{name: _plain(value) for name, value in found.items()},
         "iou": {name: _plain(value) for name, value in zip(class_names, class_scores(counts), strict=True)},
         "absent_classes": int((counts.truth.sum(0) == 0).sum()),
         "images": int((counts.valid > 0).sum()),
         "skipped_images": int((counts.valid == 0).sum()),
+        **bins,
     }
 
 
