@@ -14,6 +14,7 @@ from tiny import execute, tiny
 from kd.config import ConfigError, InputError
 from kd.results.groups import Choices
 from kd.results.labels import row_label, student_label, teacher_label
+from kd.results.notes import about
 from kd.results.rows import Block, Row, statistics, summarise
 from kd.results.runs import load_counts, load_runs
 
@@ -260,6 +261,29 @@ def test_by_makes_blocks_and_allow_mixes(tmp_path: Path) -> None:
     assert row(block, "ce").flags == ("incomplete",)
     with pytest.raises(ConfigError, match=r"--by schedule.nothing: .*recipe.yaml has no such value"):
         summarise(load(tmp_path), Choices(by=("schedule.nothing",)))
+
+
+def test_a_sweep_that_matched_the_time_may_mix_steps(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0, {"schedule": {"steps": 12}})
+    three(tmp_path, "kd", 51.0, {"schedule": {"steps": 7}})
+
+    def plan(label: str, seconds: float | None) -> None:
+        points = {f"seed{seed}": {"budget_steps": 12, "calibrated_seconds_per_step": seconds} for seed in range(3)}
+        (tmp_path / label / "sweep.json").write_text(json.dumps({"file": {}, "points": points}))
+
+    with pytest.raises(ConfigError, match=r"schedule.steps: 12 and 7"):
+        summarise(load(tmp_path), Choices())
+    plan("ce", 0.2)
+    for seconds in (None, 0.25, 0.5):  # not measured; 2.4 s against 1.75 s and 3.5 s
+        plan("kd", seconds)
+        with pytest.raises(ConfigError, match=r"schedule.steps: 12 and 7"):
+            summarise(load(tmp_path), Choices())
+    plan("kd", 0.33)
+    block = only(tmp_path)
+    assert [line for line in about(block) if "matched" in line] == [
+        "Steps matched to equal time, by step times measured beforehand: `ce` 12 x 0.2 s, `kd` 7 x 0.33 s; unmatched: 12 steps"
+    ]
+    assert not any("Allowed" in line for line in about(block))
 
 
 def test_pairs_make_blocks(tmp_path: Path) -> None:

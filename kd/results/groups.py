@@ -36,7 +36,8 @@ class Group:
     """The rows of one data set and pair: label to runs, by seed.
 
     ``teachers`` are the runs that taught, if they are there; ``elsewhere`` runs that taught or learnt tokens for these, but
-    were trained or measured otherwise, so that their numbers do not belong here.
+    were trained or measured otherwise, so that their numbers do not belong here. ``matched``: a sweep has set the steps of all
+    rows so that they cost the same time; only then may they differ unasked.
     """
 
     dataset: str
@@ -47,6 +48,7 @@ class Group:
     baseline: str | None
     teachers: Sequence[Run] = ()
     elsewhere: Sequence[Run] = ()
+    matched: bool = False
 
 
 def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
@@ -131,8 +133,10 @@ def _block(names: tuple[str, str, str], teacher: str | None, family: list[Run], 
     rows = _rows(family, choices.allow)
     baseline = _baseline(rows, choices.baseline)
     first = rows[baseline][0] if baseline else family[0]
+    matched = _cost_the_same(family)
+    allow = (*choices.allow, "schedule.steps") if matched else choices.allow
     for run in family:
-        _agree(first, run, [part for part in COMPARED if part != "teacher"], choices.allow)
+        _agree(first, run, [part for part in COMPARED if part != "teacher"], allow)
     taught = [run for run in family if run.recipe.get("teacher")]
     for run in taught:
         _agree(taught[0], run, ["teacher"], choices.allow)
@@ -143,7 +147,14 @@ def _block(names: tuple[str, str, str], teacher: str | None, family: list[Run], 
     same = [run for run in ours if _measured_alike(run, first)]
     tokens = [run for run in helpers if any(_only_tokens_of(run, other) for other in taught)]
     others = [run for run in (*ours, *tokens) if run not in same]
-    return Group(names[0], names[1], teacher, json.loads(names[2]), rows, baseline, same, others)
+    return Group(names[0], names[1], teacher, json.loads(names[2]), rows, baseline, same, others, matched)
+
+
+def _cost_the_same(family: Sequence[Run]) -> bool:
+    """Whether a sweep has set the steps of all, and their steps times their measured step times agree to a step."""
+    plans = [(run.recipe["schedule"]["steps"], run.plan["calibrated_seconds_per_step"]) for run in family if run.plan]
+    times = [steps * seconds for steps, seconds in plans]
+    return len(plans) == len(family) and max(times) - min(times) <= max(seconds for _, seconds in plans)
 
 
 def _agree(one: Run, other: Run, parts: Sequence[str], allow: tuple[str, ...]) -> None:

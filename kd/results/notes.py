@@ -34,9 +34,21 @@ def about(block: Block) -> list[str]:
         f"{schedule['batch']}{_taught(block)}",
         f"Recipes: {_fingerprints(block)}; source {_revisions(block)}; {_machines(block)}",
     ]
+    if block.group.matched:
+        lines.append(_matched(block))
     if block.allowed:
         lines.append(f"Allowed to differ between rows: {', '.join(block.allowed)}")
     return lines
+
+
+def _matched(block: Block) -> str:
+    """Steps before and after matching, and the measured times that they come from."""
+    plans = {row.label: (row.runs[0].recipe["schedule"]["steps"], row.runs[0].plan or {}) for row in block.rows}
+    before = dict.fromkeys(plan["budget_steps"] for _, plan in plans.values())
+    after = [f"`{label}` {steps} x {plan['calibrated_seconds_per_step']:.3g} s" for label, (steps, plan) in plans.items()]
+    return (
+        f"Steps matched to equal time, by step times measured beforehand: {_listed(after)}; unmatched: {_listed(before)} steps"
+    )
 
 
 def _inference(recipe: Mapping[str, Any]) -> str:

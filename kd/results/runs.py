@@ -21,7 +21,12 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. The fields below ``recipe`` are those of ``result.json``."""
+    """A finished run. The fields below ``recipe`` are those of ``result.json``.
+
+    ``plan`` is what a sweep that matched the time of its points noted: ``budget_steps`` before matching, and the
+    ``calibrated_seconds_per_step`` that the steps come from. ``agreement`` (with the teacher) is None where ``result.json``
+    has none.
+    """
 
     folder: Path
     recipe: Tree
@@ -36,6 +41,8 @@ class Run:
     teacher: Tree | None
     cost: Mapping[str, float]
     environment: Tree
+    plan: Tree | None = None
+    agreement: Tree | None = None
 
     def miou(self, checkpoint: str = "last", split: str = "") -> float | None:
         """mIoU (D) in percent on a split (default: the reported one); None where there is no such checkpoint."""
@@ -43,7 +50,7 @@ class Run:
         return None if scores is None else scores[split or self.reported_on]["mIoU"]
 
 
-FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in ("folder", "recipe"))
+FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in ("folder", "recipe", "plan", "agreement"))
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,8 @@ def _finished(folder: Path) -> Run:
     path = folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        run = Run(folder, _recipe(folder), **{name: result[name] for name in FIELDS})
+        needed = {name: result[name] for name in FIELDS}
+        run = Run(folder, _recipe(folder), **needed, plan=_plan(folder), agreement=result.get("agreement"))
         missing = [part for part in IDENTITY if part not in run.parts]
         if result["status"] != "finished" or missing or not isinstance(run.miou(), float) or not run.cost["seconds_per_step"]:
             raise KeyError(", ".join(missing) or "mIoU")
@@ -134,6 +142,14 @@ def _recipe(folder: Path, optional: bool = False) -> Any:
     if reason and not optional:
         raise _damage(path, reason)
     return None if reason else tree
+
+
+def _plan(folder: Path) -> Tree | None:
+    try:
+        points = json.loads((folder.parent / "sweep.json").read_text(encoding="utf-8"))["points"]
+        return points[folder.name] if points[folder.name]["calibrated_seconds_per_step"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no sweep wrote this directory
 
 
 def records(folder: Path) -> list[Tree]:
