@@ -11,13 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import STUDENT, execute, merged, tiny
 
 from kd.config import ConfigError, InputError
+from kd.data.build import open_split
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
 from students import checkpoint
@@ -61,6 +64,7 @@ def test_the_run_directory(whole: Path) -> None:
     result = json.loads((whole / "result.json").read_text())
     assert result["status"] == "finished"
     assert set(result["last"]) == {"val", "test"}
+    assert set(result["agreement"]["classes"]) == set(result["last"]["test"]["iou"])
     assert result["best"]["step"] in (3, 6)
     assert result["teacher"]["split"] == "val"
     assert result["cost"]["seconds_per_step"] > 0
@@ -237,6 +241,30 @@ def test_a_run_teaches_another(whole: Path, tmp_path: Path) -> None:
     result = execute(recipe, tmp_path)
     taught = json.loads((whole / "result.json").read_text())["last"]["val"]
     assert result["teacher"]["mIoU"] == taught["mIoU"]
+
+
+def test_a_run_keeps_what_a_report_shows(whole: Path, tmp_path: Path) -> None:
+    """Who is right on the reported split, class by class; bins of confidence; the preview's label maps as numbers."""
+    recipe = tiny("kd", teacher={"name": "run", "path": str(whole)}, run={"previews": 2})
+    result = execute(recipe, tmp_path)
+    counts, taught = Counts.load(tmp_path / "counts.npz"), Counts.load(whole / "counts.npz")
+    assert result["agreement"]["split"] == "test"
+    for number, cases in enumerate(result["agreement"]["classes"].values()):
+        assert cases["both"] + cases["student"] == counts.tp[:, number].sum()
+        assert cases["both"] + cases["teacher"] == taught.tp[:, number].sum()
+        assert sum(cases.values()) == counts.truth[:, number].sum()
+    assert sum(result["last"]["test"]["reliability"]["pixels"]) == counts.valid.sum()
+    folders = sorted((tmp_path / "previews" / "final").iterdir())
+    assert len(folders) == 2
+    data, network = open_split(recipe.data, "val"), load_network(tmp_path)[0].eval()
+    for folder, index in zip(folders, (0, 1), strict=True):
+        assert {file.name for file in folder.iterdir()} == {"image.jpg", "target.png", "teacher.png", "student.png"}
+        image, target = data.read(index)
+        assert np.array_equal(np.asarray(Image.open(folder / "target.png")), target.numpy())
+        with torch.no_grad():
+            prediction = network(image[None]).at(image.shape[1:]).argmax(1)[0]
+        assert np.array_equal(np.asarray(Image.open(folder / "student.png")), prediction.numpy())
+        assert Image.open(folder / "target.png").getpalette()[: 3 * 8] == [part for colour in data.colours for part in colour]
 
 
 def test_students_of_all_methods_start_alike(tmp_path: Path) -> None:
