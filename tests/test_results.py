@@ -286,6 +286,22 @@ def test_a_sweep_that_matched_the_time_may_mix_steps(tmp_path: Path) -> None:
     assert not any("Allowed" in line for line in about(block))
 
 
+def test_a_teacher_of_the_students_kind_is_a_row_only_on_their_schedule(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    for seed in range(3):
+        teacher = {"name": "run", "path": str(tmp_path / "long")}
+        write_run(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed, teacher=teacher), 51.0)
+        again = {"name": "run", "path": str(tmp_path / "ce" / "seed0")}
+        write_run(tmp_path / "again" / "kd" / f"seed{seed}", tiny("kd", seed=seed, teacher=again), 51.0)
+    write_run(tmp_path / "long", tiny(schedule={"steps": 12}), 70.0)
+    born_again, longer = summarise(load(tmp_path), Choices())
+    assert longer.teacher is not None
+    assert (longer.teacher.mean, longer.teacher.steps) == (70.0, 12)
+    assert born_again.teacher is None
+    for block in (longer, born_again):
+        assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("kd", [0, 1, 2])]
+
+
 def test_pairs_make_blocks(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0)
     three(tmp_path, "kd", 51.0)

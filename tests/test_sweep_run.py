@@ -22,6 +22,13 @@ from tiny_sweep import write, write_recipes
 
 from kd.config import InputError
 from kd.data.build import open_split
+from kd.published import load_published
+from kd.results.groups import Choices
+from kd.results.layouts import brief
+from kd.results.records import records
+from kd.results.render import markdown
+from kd.results.rows import summarise
+from kd.results.runs import load_runs
 from kd.sweep.points import Point, expand
 from kd.sweep.schema import read_sweep
 from students.calibrating import step_times
@@ -33,6 +40,7 @@ from students.sweeping import Runner, report
 from teachers.load import load_teacher
 
 ROOT = Path("runs/sweeps/x")
+NUMBERS = Path(__file__).parent.parent / "recipes" / "published.yaml"
 TOOL = Path(__file__).parent.parent / "tools" / "sweep.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -62,23 +70,25 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_three_times_and_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGKILL of the whole group at random moments loses nothing: the results are those of the same runs made one by one."""
+    """SIGKILL of the whole group at random moments loses nothing: results and table are those of runs made one by one."""
     write_recipes(tmp_path)
-    sweep, folder = write(tmp_path, axes={"method": ["ce", "kd"], "seed": 0}), tmp_path / "cut"
+    sweep, folder = write(tmp_path), tmp_path / "cut"
     points = expand(read_sweep(sweep), ROOT)
-    moments = sorted(random.sample(range(1, 22), 3))  # of 22 steps in all
+    moments = sorted(random.sample(range(1, 34), 3))  # of 38 steps in all
     for moment in moments:
         process = start(sweep, folder)
         while process.poll() is None and sum(logged_step(folder / ROOT / point.name) for point in points) < moment:
             time.sleep(0.02)
         time.sleep(random.uniform(0, 0.3))
+        assert process.poll() is None, process.communicate()
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     code, out, err = finish(sweep, folder)
     assert code == 0, err
-    assert "3 finished of 3 points" in out
+    assert "5 finished of 5 points" in out
     whole = one_by_one(points, tmp_path / "whole", monkeypatch)
     assert results(folder) == whole, f"cut at {moments}"
+    assert table(folder) == table(tmp_path / "whole"), f"cut at {moments}"
     before = stamps(folder)
     assert finish(sweep, folder)[::2] == (0, "")
     assert stamps(folder) == before
@@ -93,6 +103,15 @@ def one_by_one(points: list[Point], folder: Path, monkeypatch: pytest.MonkeyPatc
     found = results(folder)
     assert len(found) == len(points)
     return found
+
+
+def table(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The brief table as it is printed, and every number of the long one that is no time, no memory and no path."""
+    blocks = summarise(load_runs([folder / ROOT]), Choices(), resamples=200)
+    assert [(row.label, row.seeds) for row in blocks[0].rows] == [("ce", [0, 1]), ("kd", [0, 1])]
+    costs = ("seconds_per_step", "times_baseline", "peak_memory_mb", "accelerator_hours", "folders")
+    rows = [{key: value for key, value in row.items() if key not in costs} for row in records(blocks, load_published(NUMBERS))]
+    return markdown(brief(blocks, load_published(NUMBERS), best=True)), rows
 
 
 def test_students_take_the_shared_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

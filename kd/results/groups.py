@@ -56,7 +56,7 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
 
     One block for each data set, student and teacher (and each value of ``by``). The rows without a teacher stand in the block
     of each teacher. A student that did nothing but teach others here makes no block; it becomes their ``teachers``. So does a
-    run that only learnt tokens for others, on a schedule of its own.
+    run that taught networks of its own kind, or only learnt tokens for others, on a schedule of its own.
 
     Raises:
         ConfigError: rows that claim the same pair differ in a part that they must share, two runs are the same recipe and
@@ -69,10 +69,12 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
             continue
         names = dataset_label(run.recipe), student_label(run.recipe), json.dumps(_values(run, choices.by))
         families.setdefault(names, []).append(run)
+    taught_alike = [run for family in families.values() for run in family if any(_only_taught(run, other) for other in family)]
+    families = {names: [run for run in family if run not in taught_alike] for names, family in families.items()}
     only_taught = {names for names, family in families.items() if all(_taught(run, runs) for run in family)}
     if len(only_taught) == len(families):
         only_taught = set()
-    helpers = [run for names, family in families.items() if names in only_taught for run in family] + learnt
+    helpers = [run for names, family in families.items() if names in only_taught for run in family] + taught_alike + learnt
     found = [_blocks(names, family, helpers, choices) for names, family in families.items() if names not in only_taught]
     groups = [block for blocks in found for block in blocks]
     labels = sorted({label for block in groups for label in block.rows})
@@ -96,6 +98,11 @@ def _taught(run: Run, runs: Iterable[Run]) -> bool:
 def is_teacher_of(run: Run, other: Run) -> bool:
     """Whether ``other``'s recipe names ``run``'s directory as its teacher; relative paths count from anywhere."""
     return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"))
+
+
+def _only_taught(run: Run, other: Run) -> bool:
+    """Whether ``run`` taught ``other``, a network of its kind, and was trained on another schedule: no row beside it."""
+    return is_teacher_of(run, other) and run.parts["schedule"] != other.parts["schedule"]
 
 
 def _measured_alike(teacher: Run, student: Run) -> bool:
