@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import netrc
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from students.finding import Finding
 
@@ -46,8 +50,6 @@ def _dataset(name: str, cls: Any) -> Finding:
 
 def hub() -> Iterator[Finding]:
     """Where pretrained weights come from."""
-    from students.tracking import reachable
-
     home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
     cached = sorted(path.name.removeprefix("models--").replace("--", "/") for path in cache.glob("models--*"))
@@ -66,10 +68,10 @@ def hub() -> Iterator[Finding]:
 
 def wandb() -> Iterator[Finding]:
     """Weights & Biases: mode, key, server. Only runs with run.wandb.mode=online need them."""
-    from students.tracking import reachable
+    from students import wandb_view
 
     mode = os.environ.get("WANDB_MODE", "").lower()
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    server = wandb_view.server()
     key = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else _netrc(urlsplit(server).hostname or "")
     if mode in ("disabled", "offline"):
         yield Finding("note", "wandb", f"WANDB_MODE={mode}: nothing is sent, whatever a recipe says")
@@ -91,3 +93,22 @@ def _netrc(host: str) -> str:
         except (OSError, netrc.NetrcParseError):
             continue
     return ""
+
+
+def reachable(url: str, seconds: float = 2.0) -> bool:
+    """Whether the server, or the proxy on the way to it, accepts connections."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    answered = threading.Event()
+
+    def connect() -> None:
+        with suppress(OSError), create_connection(address, timeout=seconds):
+            answered.set()
+
+    caller = threading.Thread(target=connect, daemon=True)  # a thread, because looking a name up knows no timeout
+    caller.start()
+    caller.join(seconds)
+    return answered.is_set()

@@ -7,6 +7,7 @@ from typing import Any
 from kd import distributed
 from kd.networks.build import save_network
 from kd.recipe import Recipe
+from kd.types import Stage
 from students.environment import peak_memory_mb
 from students.examiner import Examiner
 from students.progress import Progress
@@ -23,9 +24,13 @@ class Recorder:
     ) -> None:
         self.recipe, self.tracker, self.progress = recipe, tracker, progress
         self.examiner, self.teacher = examiner, teacher
+        self.window: tuple[int, float] | None = None  # steps and seconds at the last record
+        self.stage: Stage | None = None
 
     def after(self, trainer: Trainer, terms: dict[str, float]) -> None:
         """Show the step, log it, evaluate when it is time (also after the last step, which may be the best)."""
+        self.window = self.window or (trainer.step, trainer.seconds)
+        self._name_stage(trainer)
         every, last = self.recipe.evaluation.every, trainer.step == trainer.total
         logs = trainer.step % self.recipe.run.log_every == 0 or last
         weights = self.recipe.weights
@@ -37,6 +42,21 @@ class Recorder:
             with self.progress.paused():
                 self._evaluate(trainer)
 
+    def _name_stage(self, trainer: Trainer) -> None:
+        """Of a method that has several."""
+        if trainer.stage is not None and trainer.stage is not self.stage and len(trainer.spans) > 1:
+            self.stage = trainer.stage
+            self.progress.stage(trainer.stage.name)
+
+    def _speed(self, trainer: Trainer) -> dict[str, float]:
+        """Images of all processes per second since the last record. The first step of a process is left out: it warms up."""
+        assert self.window is not None
+        step, seconds = self.window
+        self.window = (trainer.step, trainer.seconds)
+        if trainer.step == step:
+            return {}
+        return {"images_per_second": self.recipe.schedule.batch * (trainer.step - step) / (trainer.seconds - seconds)}
+
     def _record(self, trainer: Trainer, values: dict[str, float]) -> dict[str, Any]:
         terms = {name: value for name, value in values.items() if name != "loss"}
         weights = self.recipe.weights
@@ -47,6 +67,7 @@ class Recorder:
             "lr": trainer.rates,
             "perf": {
                 "seconds_per_step": trainer.seconds / trainer.step,
+                **self._speed(trainer),
                 "memory_mb": peak_memory_mb(trainer.device),
             },
         }

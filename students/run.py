@@ -30,6 +30,7 @@ from students.progress import Progress, say
 from students.recorder import Recorder
 from students.tracking import Tracker
 from students.trainer import Trainer
+from students.wandb_facts import about, final_panels, outcome
 from teachers import Teacher
 
 
@@ -95,13 +96,15 @@ def train(
             batches = _batches(recipe, train_data, trainer.step, trainer.total, device)
         if teacher is not None:
             examiner.examine_teacher(teacher, folder)
-        name = f"{folder.parent.name}/{folder.name}"
         first = trainer.step if state is not None else None
-        with Tracker(recipe.run.wandb, folder, identity["id"], name, plain(recipe), first) as tracker:
+        with Tracker(recipe.run.wandb, folder, about(plain(recipe), identity), first) as tracker:
+            tracker.teacher(_teacher_scores(folder) or {})
             with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every) as progress:
                 trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
             result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
-            tracker.summary({"final": result["last"]})
+            if not recipe.evaluation.every:
+                tracker.images(trainer.step, final_panels(folder), examiner.classes)
+            tracker.summary(outcome(result))
     return result
 
 

@@ -12,7 +12,7 @@ import torch
 from helpers_tools import call
 from PIL import Image
 
-from students import diagnosis, outside, tracking
+from students import diagnosis, outside, wandb_view
 from students.diagnosis import cpu, diagnose, disk, packages
 from students.finding import Finding
 from students.outside import datasets, hub, wandb
@@ -24,7 +24,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr(tracking, "reachable", lambda url: False)
+    monkeypatch.setattr(outside, "reachable", lambda url: False)
 
 
 def only(findings: Iterator[Finding]) -> Finding:
@@ -107,20 +107,21 @@ def test_weights_and_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert "does not answer" in found.text
     assert "1 models in" in found.text
     assert "timm/resnet18.a1_in1k" in found.text
-    monkeypatch.setattr(tracking, "reachable", lambda url: url == "https://mirror.example")
+    monkeypatch.setattr(outside, "reachable", lambda url: url == "https://mirror.example")
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     assert only(hub()).state == "ok"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in only(hub()).text
 
 
-def test_the_key_of_wandb_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert "no key for https://api.wandb.ai" in only(wandb()).text
+def test_the_key_of_wandb_is_that_of_the_server_that_runs_go_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wandb_view, "server", lambda: "https://wandb.example:8080")
+    assert "no key for https://wandb.example:8080" in only(wandb()).text
     (tmp_path / "home").mkdir()
-    (tmp_path / "home/.netrc").write_text("machine api.wandb.ai login user password 0\n")
+    (tmp_path / "home/.netrc").write_text("machine wandb.example login user password 0\n")
     assert "key from" in only(wandb()).text
     assert "does not answer" in only(wandb()).text
-    monkeypatch.setattr(tracking, "reachable", lambda url: True)
+    monkeypatch.setattr(outside, "reachable", lambda url: True)
     assert only(wandb()).state == "ok"
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "WANDB_MODE=offline" in only(wandb()).text

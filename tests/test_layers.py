@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "kd.evaluate": FLOOR | {"kd.metrics", "kd.evaluate"},
     "kd.recipe": FLOOR | {"kd.losses.label_smoothing", "kd.data.augment"},
     "kd.results": RECIPE | {"kd.metrics", "kd.published", "kd.results"},
-    "kd.sweep": RECIPE | {"kd.sweep"},
+    "kd.report": FLOOR | {"kd.metrics", "kd.published", "kd.results", "kd.report"},
+    "kd.sweep": RECIPE | {"kd.results.labels", "kd.sweep"},
     "kd.published": FLOOR,
     "teachers": {"kd", "teachers"},
     "students": {"kd", "students", "teachers.Teacher"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torchvision": ("kd.data", "kd.networks", "teachers.torchvision"),
     "timm": ("kd.data", "kd.networks"),
-    "wandb": ("students.tracking",),
+    "wandb": ("students.wandb_view",),
 }
 CONTROL = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -202,6 +203,8 @@ def test_tools_understand_their_command_line_without_torch(path: Path) -> None:
         ("kd/evaluate/new.py", "from kd.losses.loss import Loss"),
         ("kd/recipe.py", "from kd.losses.loss import Loss"),
         ("kd/results/new.py", "from kd.data.build import open_split"),
+        ("kd/report/new.py", "from kd.data.writing import write_whole"),
+        ("kd/results/new.py", "from kd.report.page import page"),
         ("kd/recipe.py", "from kd.data.loader import epoch"),
         ("kd/novel.py", "import torch"),
         ("teachers/new.py", "from students.trainer import Trainer"),

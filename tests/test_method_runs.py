@@ -137,8 +137,9 @@ def test_bf16_and_a_batch_without_labels(name: str, tmp_path: Path) -> None:
     assert all(p.isfinite().all() for p in trainer.objective.parameters())
 
 
-def test_tokens_of_one_run_serve_another(tmp_path: Path) -> None:
+def test_tokens_of_one_run_serve_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(preset("maskd@seg"), tmp_path / "first")
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines() if "ETA" in line] == ["tokens", "distil"]
     given = f"method.tokens={tmp_path / 'first'}"
     second = run(preset("maskd@seg", given, "weights.token_ce=null", "weights.token_dice=null"), tmp_path / "second")
     assert (first["steps"], second["steps"]) == (5, 4)

@@ -13,10 +13,11 @@ import torch
 
 from kd.config import ConfigError
 from students.tracking import Tracker, Tracking, read_metrics
+from students.wandb_facts import About
 
 
 def tracker(directory: Path, resume_step: int | None = None) -> Tracker:
-    return Tracker(Tracking(), directory, "run-7", "kd", {"seed": 0}, resume_step)
+    return Tracker(Tracking(), directory, About("run-7", "kd", "pair", "train", (), {"seed": 0}, "val"), resume_step)
 
 
 def timeless(path: Path) -> list[dict]:

@@ -18,6 +18,8 @@ from PIL import Image
 from kd.config import ConfigError, validate
 from students import tracking
 from students.tracking import Tracker, Tracking, read_metrics
+from students.wandb_facts import About
+from students.wandb_view import View
 
 ROOT = Path(__file__).parents[1]
 START = """
@@ -25,15 +27,17 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from students.tracking import Tracker, Tracking
+from students.wandb_facts import About
 directory = Path(sys.argv[1])
-def start(resume_step=None, **config):
-    config = Tracking(**config)
-    return Tracker(config, directory, "run-7", "kd seed 0", {"method": {"name": "kd"}, "seed": 0}, resume_step)
+about = About("run-7", "kd seed 0", "pair", "train", ("kd", "shapes"), {"method": {"name": "kd"}, "seed": 0}, "val")
+def start(resume_step=None, directory=directory, **config):
+    return Tracker(Tracking(**config), directory, about, resume_step)
 """
+ABOUT = About("run-7", "kd", "pair", "train", (), {"seed": 0}, "val")
 
 
 def tracker(directory: Path, resume_step: int | None = None) -> Tracker:
-    return Tracker(Tracking(), directory, "run-7", "kd", {"seed": 0}, resume_step)
+    return Tracker(Tracking(), directory, ABOUT, resume_step)
 
 
 def run(script: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -84,17 +88,17 @@ def closed_port() -> str:
 def test_other_ranks_do_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "is_main", lambda: False)
     config = Tracking(mode="online", strict=True)
-    with Tracker(config, tmp_path / "run", "run-7", "kd", {}) as run:
+    with Tracker(config, tmp_path / "run", ABOUT) as run:
         run.log({"a": 1}, 1)
+        run.teacher({"mIoU": 1})
         run.summary({"a": 1})
         run.images(1, [], ())
-        run.alert("a", "b")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_run_id_and_bad_configuration_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run_id is 'a/b'"):
-        Tracker(Tracking(), tmp_path, "a/b", "kd", {})
+        Tracker(Tracking(), tmp_path, ABOUT._replace(id="a/b"))
     with pytest.raises(ConfigError, match="mode"):
         validate(Tracking, {"mode": "sometimes"})
 
@@ -105,7 +109,7 @@ import os
 for mode, variable in (("disabled", ""), ("online", "disabled"), ("disabled", "online")):
     os.environ["WANDB_MODE"] = variable
     with start(0, mode=mode) as run:
-        run.log({"a": 1}, 1); run.summary({"a": 1}); run.images(1, [], ()); run.alert("a", "b")
+        run.log({"a": 1}, 1); run.teacher({"a": 1}); run.summary({"a": 1}); run.images(1, [], ())
     print("wandb" in sys.modules)
 """
     done = run(script, tmp_path / "run")
@@ -115,15 +119,16 @@ for mode, variable in (("disabled", ""), ("online", "disabled"), ("disabled", "o
 
 def test_offline_run_is_recorded_and_reads_back(tmp_path: Path) -> None:
     script = """
-with start(mode="offline", images=2, group="pair", job_type="train", tags=("kd", "shapes")) as run:
+with start(mode="offline", images=2) as run:
+    run.teacher({"source": "runs/teacher", "mIoU": 0.8, "iou": {"sky": 0.9, "road": None}, "reliability": [0.1, 0.2]})
     for step in (10, 20, 30):
         run.log({"train/loss": 1 / step, "stage": "distil", "val": {"mIoU": {10: .5, 20: .7, 30: .6}[step]}}, step)
     image = np.arange(40 * 2048 * 3).reshape(40, 2048, 3).astype(np.uint8)
     mask = np.full((40, 2048), 255, np.uint8); mask[:, :500] = 1
     panels = [(f"panel {i}", image + i, {"prediction": mask - i, "teacher": mask // 255 + i}) for i in range(3)]
     run.images(30, panels, ("sky", "road"))
-    run.summary({"final": {"mIoU": 0.6}})
-    run.alert("done", "well")
+    run.images(30, [], ("sky", "road"))
+    run.summary({"final": {"mIoU": 0.6, "reliability": [0.1, 0.2], "accuracy": None}})
 """
     done = run(script, tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -137,8 +142,9 @@ with start(mode="offline", images=2, group="pair", job_type="train", tags=("kd",
     summary: dict = {}
     for record in records:
         summary |= record["summary"]["update"] if record["type"] == "summary" else {}
-    assert summary["final/mIoU"] == 0.6
-    assert any("alert" in record for record in records)
+    assert {key: value for key, value in summary.items() if key.startswith("final")} == {"final/mIoU": 0.6}
+    assert not any("alert" in record or "preempting" in record for record in records)
+    assert records[-1]["exit"].get("exit_code", 0) == 0
     media = next((tmp_path / "run/wandb").glob("offline-run-*/files/media/images"))
     assert len(list(media.glob("*.jpg"))) == 2
     assert [Image.open(file).size for file in media.glob("mask/*.png")] == [(1024, 20)] * 4
@@ -147,6 +153,8 @@ with start(mode="offline", images=2, group="pair", job_type="train", tags=("kd",
 
 
 def check_history(history: list[dict]) -> None:
+    assert (history[0]["iter"], history[0]["teacher/mIoU"], history[0]["teacher/iou/sky"]) == (0, 0.8, 0.9)
+    assert not {"teacher/source", "teacher/iou/road", "teacher/reliability"} & history[0].keys()
     scalars = [item for item in history if "train/loss" in item]
     assert [(item["iter"], item["train/loss"], item["val/mIoU"]) for item in scalars] == [
         (10, 0.1, 0.5),
@@ -163,8 +171,7 @@ def check_history(history: list[dict]) -> None:
 def check_metrics(metrics: list[dict]) -> None:
     axes = {metric.get("glob_name") or metric["name"]: metric for metric in metrics}
     assert axes["iter"]["options"]["hidden"]
-    for part in ("train", "val", "test", "teacher", "perf"):
-        assert axes[f"{part}/*"]["step_metric"] == "iter"
+    assert axes["*"]["step_metric"] == axes["val/mIoU"]["step_metric"] == "iter"
     assert axes["val/mIoU"]["summary"] == {"last": True, "max": True}
 
 
@@ -221,13 +228,36 @@ except ConfigError as error:
     assert "run.wandb.mode=offline" in done.stdout
 
 
+def test_an_error_is_told_and_a_stop_is_no_failure(tmp_path: Path) -> None:
+    script = """
+from students.signals import REQUEUE, Interrupted
+for number, error in enumerate((FloatingPointError("line 1\\n" + "more\\n" * 9), Interrupted(REQUEUE), KeyboardInterrupt())):
+    try:
+        with start(mode="offline", directory=directory.parent / f"run{number}") as run:
+            raise error
+    except BaseException as caught:
+        print(caught is error)
+"""
+    done = run(script, tmp_path / "run")
+    assert done.stdout.split() == ["True"] * 3, done.stderr
+    failed, stopped, halted = (inspect(tmp_path / f"run{number}") for number in range(3))
+    (alert,) = [record["alert"] for record in failed if "alert" in record]
+    assert (alert["title"], alert["level"]) == ("FloatingPointError: kd seed 0", "ERROR")
+    assert alert["text"].splitlines() == ["line 1", *["more"] * 4]
+    assert not any("preempting" in record for record in failed)
+    for records in (stopped, halted):
+        assert any("preempting" in record for record in records)
+        assert not any("alert" in record for record in records)
+    assert [records[-1]["exit"]["exit_code"] for records in (failed, stopped, halted)] == [1, 75, 130]
+
+
 def test_a_failing_view_does_not_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Broken:
         def log(self, values: object) -> None:
             raise RuntimeError("the service died")
 
     with tracker(tmp_path) as run:
-        run._run = Broken()
+        run._view = View(Broken())
         for step in (1, 2):
             run.log({"a": 1}, step)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2

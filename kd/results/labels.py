@@ -63,6 +63,16 @@ def teacher_label(recipe: Mapping[str, Any]) -> str | None:
     return str(teacher.get("model") or teacher["name"])
 
 
+def pair_label(recipe: Mapping[str, Any]) -> str:
+    """Data set, teacher and student: ``camvid/r34_teacher->DL3-R18``; ``camvid/DL3-R18`` without a teacher.
+
+    Of a path only the last part tells, and that without the fingerprint and seed that a sweep puts into it.
+    """
+    teacher = teacher_label(recipe)
+    shown = "" if teacher is None else re.sub(r"-[0-9a-f]{12}-s\d+$", "", Path(_own(teacher)).name) + "->"
+    return f"{dataset_label(recipe)}/{shown}{student_label(recipe)}"
+
+
 def row_label(recipe: Mapping[str, Any]) -> str:
     """The method, a stack as ``kd+cwd``; without one the terms of the loss on the main head: ``ce``, ``ce+jaccard``.
 

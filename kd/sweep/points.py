@@ -12,6 +12,7 @@ from kd.config import ConfigError
 from kd.merging import Origins, Tree, merge, read
 from kd.recipe import Recipe, build, describe, fingerprint, plain
 from kd.sweep.budget import Clock, Plan, clock_key, plans
+from kd.sweep.grouping import Groups
 from kd.sweep.schema import Choice, Settings, Sweep, combinations, file_name, matches
 
 TOKENS = "maskd"
@@ -68,7 +69,16 @@ def expand(sweep: Sweep, root: Path, clock: Clock | None = None) -> list[Point]:
     Raises:
         ConfigError: a recipe is missing or wrong, or two points are the same run.
     """
-    return _Expansion(sweep, root).points(clock or {})
+    found = _Expansion(sweep, root).points(clock or {})
+    groups = Groups(point.recipe for point in found if point.role == "student")
+    return [_placed(point, groups, f"sweep {sweep.name}") for point in found]
+
+
+def _placed(point: Point, groups: Groups, source: str) -> Point:
+    """With W&B's group and job type. No name changes: ``run`` is no part of a fingerprint."""
+    written = Written(plain(point.recipe), dict(point.origins))
+    _apply(written, groups.settings(point.recipe, point.role), source)
+    return replace(point, recipe=build(written.tree), origins=written.origins)
 
 
 def to_measure(sweep: Sweep, clock: Clock) -> dict[str, Recipe]:
