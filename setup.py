@@ -13,6 +13,7 @@ core = [
     "numpy>=1.26",
     "safetensors>=0.4.5",
     "wandb>=0.31",
+    "jinja2>=3.1",
 ]
 extras = {
     "hf": ["transformers>=4.48"],
@@ -42,7 +43,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["kd*", "teachers*", "students*"]),
-    package_data={"kd": ["py.typed"], "teachers": ["py.typed"], "students": ["py.typed"]},
+    package_data={"kd": ["py.typed", "report/templates/*"], "teachers": ["py.typed"], "students": ["py.typed"]},
     install_requires=core,
     extras_require={**extras, "all": everything, "dev": development},
 )

@@ -1,0 +1,136 @@
+"""Curves over the steps of training: mIoU on the selecting split, terms of the loss that rows share, and total losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from kd.report.charts import Curve, curves
+from kd.report.looks import Look
+from kd.report.parts import Panel, Part, seeds
+from kd.results.rows import Block
+from kd.results.runs import Run, Tree, records
+
+STRETCHES = 120
+"""Longer curves are averaged over so many equal stretches."""
+CLEAR = 3
+"""Bands of more curves than these hide each other."""
+BAND = "Lines are means over seeds, bands reach from the lowest to the highest seed"
+Records = Mapping[str, Sequence[Tree]]
+"""What was logged, by the run's directory."""
+
+
+def training(block: Block, looks: Mapping[str, Look]) -> list[Part]:
+    """The parts on mIoU and on losses."""
+    logged = {str(run.folder): _records(run) for row in block.rows for run in row.runs}
+    return [_scores(block, looks, logged), _losses(block, looks, logged)]
+
+
+def _records(run: Run) -> list[Tree]:
+    return [record for record in records(run.folder) if isinstance(record, dict) and isinstance(record.get("step"), int)]
+
+
+def _number(record: Any, *keys: str) -> float | None:
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    finite = isinstance(record, int | float) and math.isfinite(record)
+    return float(record) if finite else None
+
+
+def _curve(look: Look, runs: Sequence[Run], logged: Records, pick: Callable[[Tree], float | None]) -> Curve | None:
+    """The steps that all seeds have logged; seeds that have logged none do not count."""
+    tables = [_table(logged[str(run.folder)], pick) for run in runs]
+    tables = [table for table in tables if table]
+    steps = sorted(set.intersection(*map(set, tables))) if tables else []
+    if not steps:
+        return None
+    values = np.array([[table[step] for step in steps] for table in tables])
+    x = np.array(steps, np.float64)
+    if len(steps) > STRETCHES:
+        cuts = np.array_split(np.arange(len(steps)), STRETCHES)
+        x, values = np.array([x[cut].mean() for cut in cuts]), np.stack([values[:, cut].mean(1) for cut in cuts], 1)
+    return Curve(look, x.tolist(), values.mean(0).tolist(), values.min(0).tolist(), values.max(0).tolist(), len(tables))
+
+
+def _table(logged: Sequence[Tree], pick: Callable[[Tree], float | None]) -> dict[int, float]:
+    found = ((record["step"], pick(record)) for record in logged)
+    return {step: value for step, value in found if value is not None}
+
+
+def _all(block: Block, looks: Mapping[str, Look], logged: Records, *keys: str) -> dict[str, Curve]:
+    found = {row.label: _curve(looks[row.label], row.runs, logged, lambda one: _number(one, *keys)) for row in block.rows}
+    return {label: curve for label, curve in found.items() if curve}
+
+
+def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
+    split = block.first.selected_on
+    heading = f"mIoU over steps, {split}"
+    drawn = _all(block, looks, logged, split, "mIoU")
+    if not drawn:
+        missing = "No run was evaluated while it trained (`evaluation.every`), or `metrics.jsonl` is not there: no curves."
+        return Part("miou", heading, missing=missing)
+    caption = (
+        f"Selecting split {split}, evaluated during training; {seeds(block)}. {BAND}. Each panel has the baseline in the "
+        "neutral colour and the other rows behind, on common axes; steps are those of all stages."
+    )
+    return Part(
+        "miou",
+        heading,
+        "panels.html",
+        list(_each(block, drawn, _level(block))),
+        caption + _thinned(drawn.values()),
+        legend=True,
+    )
+
+
+def _level(block: Block) -> tuple[str, float] | None:
+    """The teacher's mIoU on the selecting split, if all rows that tell it tell the same."""
+    told = [run.teacher for row in block.rows for run in row.runs if run.teacher]
+    scores = {one.get("mIoU") for one in told if one.get("split") == block.first.selected_on}
+    score = scores.pop() if len(scores) == 1 else None
+    return None if score is None else ("teacher", float(score))
+
+
+def _each(block: Block, drawn: Mapping[str, Curve], level: tuple[str, float] | None) -> Iterator[Panel]:
+    """A panel of all rows, then one for each beside the baseline."""
+    where = ("step", f"mIoU, {block.first.selected_on}, %")
+    baseline = drawn.get(block.group.baseline or "")
+    yield Panel("all rows", curves(list(drawn.values()), "mIoU over steps, all rows", *where, level, bands=False))
+    for label, curve in drawn.items():
+        if curve is baseline or len(drawn) == 1:
+            continue
+        rest = [replace(other, faint=True) for other in drawn.values() if other is not curve and other is not baseline]
+        shown = [*rest, *([baseline] if baseline else []), curve]
+        yield Panel(label, curves(shown, f"mIoU over steps, {label}", *where, level), curve.look)
+
+
+def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
+    totals = _all(block, looks, logged, "train", "loss")
+    if not totals:
+        return Part("loss", "Losses", missing="No losses were logged, or `metrics.jsonl` is not there: no curves.")
+    terms = dict.fromkeys(name for some in logged.values() for record in some for name in record.get("terms") or {})
+    panels = []
+    for term in terms:
+        drawn = _all(block, looks, logged, "terms", term)
+        if len(drawn) > 1:
+            chart = curves(list(drawn.values()), f"{term} over steps", "step", term, bands=len(drawn) <= CLEAR)
+            panels.append(Panel(f"{term}, not weighted", chart))
+    for label, curve in totals.items():
+        chart = curves([curve], f"total loss of {label} over steps", "step", "total loss")
+        panels.append(Panel(f"{label}, total", chart, curve.look))
+    caption = (
+        f"Training batches at the logged steps; {seeds(block)}. {BAND}. First the terms that several rows share, before "
+        "weighting; rows compare there only where the term has the same settings (labels, temperature). Then each row's "
+        "total: the sums hold different terms, so their heights do not compare, and each panel has its own axis. "
+        f"Panels of more than {CLEAR} rows have no bands."
+    )
+    return Part("loss", "Losses", "panels.html", panels, caption + _thinned(totals.values()), legend=True)
+
+
+def _thinned(drawn: Any) -> str:
+    long = any(len(curve.x) == STRETCHES for curve in drawn)
+    return f" Curves with more than {STRETCHES} points are averaged over {STRETCHES} equal stretches." if long else ""

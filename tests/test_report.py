@@ -1,0 +1,313 @@
+"""The report: one file that says what the table says, shows what runs have kept, and names what they have not."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_results import begin, load, write_run
+from PIL import Image
+from tiny import tiny
+
+from kd.published import load_published
+from kd.report.behaviour import _bins
+from kd.report.charts import Bar, Curve, Dot, curves, scatter, stacked
+from kd.report.looks import Look
+from kd.report.page import page
+from kd.report.svg import ticks, told
+from kd.results.groups import Choices
+from kd.results.layouts import long
+from kd.results.rows import summarise
+
+ROOT = Path(__file__).parent.parent
+NUMBERS = load_published(ROOT / "recipes" / "published.yaml")
+CLASSES = ("sky", "<script>alert(1)</script>", "never labelled")
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+
+
+class Reader(HTMLParser):
+    """Checks that elements nest, and collects texts and attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        found = dict(attributes)
+        self.ids += [found["id"]] if found.get("id") else []
+        self.links += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return " ".join(word for word in self.words if word)
+
+
+def enrich(folder: Path, classes: Sequence[str] = CLASSES, seed: int = 0, teacher: bool = False, pictures: bool = True) -> None:
+    """Give a run what the helpers' runs lack: IoU of classes, bins of confidence, agreement, logged losses, pictures."""
+    path = folder / "result.json"
+    result = json.loads(path.read_text())
+    generator = np.random.default_rng(seed)
+    iou = {name: float(value) for name, value in zip(classes, generator.uniform(20, 80, len(classes)), strict=True)}
+    bins = {"pixels": [0] * 8 + [30, 70], "accuracy": [None] * 8 + [60.0, 90.0], "confidence": [None] * 8 + [85.0, 95.0]}
+    for scores in result["last"].values():
+        scores |= {"iou": {**iou, classes[-1]: None}, "reliability": bins, "ECE": 11.0}
+    if teacher:
+        cases = {name: {"both": 50, "teacher": 30, "student": 5, "neither": 15} for name in classes}
+        cases[classes[-1]] = dict.fromkeys(cases[classes[0]], 0)
+        result["agreement"] = {"split": result["reported_on"], "same": 70.0, "classes": cases}
+        result["teacher"]["iou"] = iou
+    path.write_text(json.dumps(result))
+    terms = {"ce": 1.0, "kl": 0.5} if teacher else {"ce": 1.2}
+    lines = [
+        {"step": step, "train": {"loss": 2 / step}, "terms": {k: v / step for k, v in terms.items()}} for step in (2, 4, 6)
+    ]
+    with (folder / "metrics.jsonl").open("r+") as file:
+        old = [line for line in file.read().splitlines() if line.endswith("}")]
+        file.seek(0)
+        file.write("\n".join([*old, *map(json.dumps, lines)]) + "\n")
+    if pictures:
+        draw(folder / "previews" / "final", teacher)
+
+
+def draw(folder: Path, teacher: bool) -> None:
+    """Two images of 8 x 10 pixels, labels 0 left and 1 right, 255 in the last row; the student is wrong in one column."""
+    labels = np.repeat([[0] * 5 + [1] * 5], 8, 0).astype(np.uint8)
+    labels[-1] = 255
+    student = labels.copy()
+    student[:, 4] = 1
+    student[-1] = 0
+    for name in ("00_a&b", "01_town"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (10, 8), (10, 200, 30)).save(folder / name / "image.jpg")
+        for title, numbers in {"target": labels, "student": student, **({"teacher": labels} if teacher else {})}.items():
+            picture = Image.fromarray(numbers)
+            picture.putpalette([200, 0, 0, 0, 0, 200] + [0] * 762)
+            picture.save(folder / name / f"{title}.png")
+
+
+def compared(folder: Path, seeds: int = 3) -> None:
+    """CE and KD."""
+    for seed in range(seeds):
+        write_run(folder / f"ce{seed}", tiny("ce", seed=seed), 50.0 + seed)
+        write_run(folder / f"kd{seed}", tiny("kd", seed=seed), 55.0 + seed)
+        enrich(folder / f"ce{seed}", seed=seed)
+        enrich(folder / f"kd{seed}", seed=seed + 10, teacher=True)
+
+
+def written(folder: Path, **choices: Any) -> tuple[str, Reader]:
+    found = load(folder)
+    text = page(summarise(found, Choices(**choices), resamples=200), NUMBERS, found.left_out)
+    return text, Reader(text)
+
+
+def test_it_says_what_the_table_says(tmp_path: Path) -> None:
+    compared(tmp_path)
+    text, read = written(tmp_path)
+    (table, meaning) = long(summarise(load(tmp_path), Choices(), resamples=200), NUMBERS)
+    for cell in (*table.header, *(cell for row in table.rows for cell in row)):
+        assert cell in read.words
+    plain = read.text.replace(" ", "")
+    for note in (*table.notes, *meaning.notes):
+        assert note.replace("`", "").replace(" ", "") in plain
+    assert "Above it by more than chance (95 % interval of the difference excludes 0): kd (+5.00)." in read.text
+    assert "kd (+5.00)" in read.text
+    for heading in ("mIoU over steps, val", "Losses", "mIoU against cost", "Where teacher and student disagree", "Reliability"):
+        assert heading in read.words
+    assert "the interval contains 0" not in text
+
+
+def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
+    compared(tmp_path)
+    text, read = written(tmp_path)
+    assert all(link.startswith(("data:", "#")) for link in read.links)
+    assert {link[1:] for link in read.links if link.startswith("#")} <= set(read.ids)
+    assert len(read.ids) == len(set(read.ids))
+    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org)", re.sub(r"<li>.*?</li>", "", text))
+    assert "script" not in read.tags
+    assert "&lt;script&gt;alert(1)" in text
+    assert '<meta name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+    assert "a&amp;b" in text
+
+
+def test_pictures_show_each_row_and_its_errors(tmp_path: Path) -> None:
+    compared(tmp_path)
+    text, read = written(tmp_path)
+    assert read.tags.count("img") == 2 * (5 + 3)  # image, target, teacher, ce, kd; errors of the last three
+    assert read.words.count("10.0 % wrong") == 4  # one column of ten, without the unlabelled row
+    assert read.words.count("0.0 % wrong") == 2
+    assert "cannot be shown" not in text
+    (tmp_path / "kd0/previews/final/00_a&b/student.png").write_bytes(b"torn")
+    text, read = written(tmp_path)
+    assert "cannot be shown" in text
+    assert read.words.count("10.0 % wrong") == 3
+
+
+def test_classes_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    compared(tmp_path)
+    _, read = written(tmp_path)
+    means = {}
+    for label in ("ce", "kd"):
+        tables = [json.loads((tmp_path / f"{label}{seed}/result.json").read_text())["last"]["test"]["iou"] for seed in range(3)]
+        means[label] = np.mean([table["sky"] for table in tables])
+    assert f"{means['ce']:.1f}" in read.words
+    assert f"{means['kd'] - means['ce']:+.1f}".replace("-", "−") in read.words
+    assert "–" in read.words  # the class that no label contains
+
+
+MISSING = {
+    "No run was evaluated while it trained": ("metrics.jsonl", None),
+    "No losses were logged": ("metrics.jsonl", None),
+    "holds no IoU of classes": ("result.json", "iou"),
+    "No run holds the bins": ("result.json", "reliability"),
+    "No run tells where it agrees": ("result.json", "agreement"),
+}
+
+
+@pytest.mark.parametrize("sentence", MISSING)
+def test_what_runs_have_not_kept_is_said(tmp_path: Path, sentence: str) -> None:
+    compared(tmp_path, seeds=1)
+    file, key = MISSING[sentence]
+    assert sentence not in written(tmp_path)[0]
+    for path in tmp_path.glob(f"*/{file}"):
+        if key is None:
+            path.unlink()
+            continue
+        result = json.loads(path.read_text())
+        result.pop(key, None)
+        for scores in result["last"].values():
+            scores.pop(key, None)
+        path.write_text(json.dumps(result))
+    assert sentence in written(tmp_path)[1].text
+
+
+def without_baseline(folder: Path) -> None:
+    write_run(folder / "kd", tiny("kd"), 55.0)
+    enrich(folder / "kd", teacher=True)
+
+
+def one_bare_run(folder: Path) -> None:
+    write_run(folder / "ce", tiny("ce"), 55.0)
+
+
+def many_rows_and_classes(folder: Path) -> None:
+    names = [f"{number} {'a very long name of a class ' * 3}" for number in range(150)]
+    for number in range(13):
+        recipe = tiny("kd", weights={"ce": 1.0, "ce_aux": 0.4, "kl": float(number)}) if number else tiny("ce")
+        write_run(folder / str(number), recipe, 50.0 + number)
+        enrich(folder / str(number), names, seed=number, teacher=number > 0)
+
+
+def incomplete_and_unlogged(folder: Path) -> None:
+    write_run(folder / "ce", tiny("ce"), 55.0, curve=())
+    begin(folder / "kd", tiny("kd"))
+
+
+@pytest.mark.parametrize("build", [without_baseline, one_bare_run, many_rows_and_classes, incomplete_and_unlogged])
+def test_odd_collections_make_a_page(tmp_path: Path, build: Callable[[Path], None]) -> None:
+    build(tmp_path)
+    _, read = written(tmp_path)
+    assert read.tags.count("section") >= 10
+    expected = {
+        without_baseline: "There is no baseline among them",
+        one_bare_run: "There is no other row to compare it with",
+        many_rows_and_classes: "149 a very long name",
+        incomplete_and_unlogged: "Runs in no row",
+    }
+    assert expected[build] in read.text
+
+
+def numbers(pattern: str, text: str) -> list[tuple[float, ...]]:
+    return [tuple(map(float, found)) for found in re.findall(pattern, text)]
+
+
+LOOK = Look("ce", 0, 0, None)
+
+
+def test_curves_and_bands_lie_where_the_numbers_say() -> None:
+    """Steps 0, 50, 100; means 10, 20, 40 between ticks 0 and 40 (the band reaches 5 to 40)."""
+    chart = str(curves([Curve(LOOK, [0, 50, 100], [10, 20, 40], [5, 15, 40], [15, 25, 40], seeds=3)], "t", "step", "mIoU"))
+    points = [tuple(map(float, pair.split(","))) for pair in re.search(r'polyline points="([^"]+)"', chart)[1].split()]  # type: ignore[index]
+    (x0, y0), (x1, y1), (x2, y2) = points
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
+    assert (y0 - y1) * 2 == pytest.approx(y1 - y2, abs=0.21)
+    band = [tuple(map(float, pair.split(","))) for pair in re.search(r'polygon points="([^"]+)"', chart)[1].split()]  # type: ignore[index]
+    assert [x for x, _ in band] == [x0, x1, x2, x2, x1, x0]
+    per_point = (y0 - y2) / 30
+    assert band[0][1] == pytest.approx(y0 + 5 * per_point, abs=0.2)
+    assert "20 (15 to 25, n = 3)" in chart
+    single = str(curves([Curve(LOOK, [0, 1], [1, 2], [1, 2], [1, 2])], "t", "step", "mIoU"))
+    assert "polygon" not in single
+
+
+def test_scatter_and_bars() -> None:
+    chart = str(scatter([Dot(LOOK, 1.0, 50.0, 2.0), Dot(LOOK, 2.0, 52.0, None)], "t", "hours", "mIoU"))
+    assert chart.count('class="bar"') == 3
+    shown = str(stacked([Bar("sky", {"both": 1, "neither": 3}), Bar("none", {"both": 0})], "t", {"both": "b", "neither": "n"}))
+    (left, right) = numbers(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', shown)
+    assert right[1] == pytest.approx(3 * left[1], abs=0.2)
+    assert right[0] == pytest.approx(left[0] + left[1], abs=0.11)
+    assert "no pixels" in shown
+
+
+def test_bins_of_seeds_are_pooled_by_pixels() -> None:
+    one = {"pixels": [10, 0], "accuracy": [50.0, None], "confidence": [40.0, None]}
+    other = {"pixels": [30, 0], "accuracy": [90.0, None], "confidence": [80.0, None]}
+    first, second = _bins([one, other])
+    assert (first.pixels, first.accuracy, first.confidence) == (40, 80.0, 70.0)
+    assert (second.pixels, second.accuracy, second.confidence) == (0, None, None)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (31.2, 33.9), (-3.1, 14), (0, 0.0071), (5, 5), (0, 0), (0, 40_000)])
+def test_ticks_hold_the_range_and_are_told_apart(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert found[0] <= low + 1e-9
+    assert found[-1] >= high - 1e-9
+    assert 3 <= len(found) <= 9
+    step = found[1] - found[0]
+    assert len({told(value, step) for value in found}) == len(found)
+
+
+def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "report.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    compared(tmp_path / "runs")
+    done = report(tmp_path / "runs", "--output", tmp_path / "new" / "page.html", "--title", "Mine & yours")
+    assert done.returncode == 0, done.stderr
+    assert "page.html" in done.stdout
+    assert "<title>Mine &amp; yours</title>" in (tmp_path / "new" / "page.html").read_text()
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["page.html"]
+    write_run(tmp_path / "runs" / "other", tiny("kd", seed=9, schedule={"steps": 7}), 50.0)
+    refused = report(tmp_path / "runs", "--output", tmp_path / "none.html")
+    assert refused.returncode == 2
+    assert "schedule.steps: 6 and 7" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "none.html").exists()
+    assert "is a directory" in report(tmp_path / "runs", "--output", tmp_path).stderr
