@@ -6,7 +6,7 @@ export UV_COMPILE_BYTECODE := 1
 .PHONY: help demo test check lock clean
 
 help:
-	@echo "make demo    train a small teacher and four students on procedural images, print the table (no download)"
+	@echo "make demo    teacher, baselines and five distillation methods x two seeds on procedural images; table and report (no download)"
 	@echo "make test    run the test suite"
 	@echo "make check   ruff and mypy"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
