@@ -349,6 +349,16 @@ def test_a_run_that_taught_is_the_blocks_teacher(tmp_path: Path) -> None:
     )
 
 
+def test_a_copied_sweep_still_knows_its_teacher(tmp_path: Path) -> None:
+    name = "big-0123456789ab-s0"
+    write_run(tmp_path / "copied" / name, tiny(student={"backbone": "resnet34"}), 70.0)
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0, {"teacher": {"name": "run", "path": f"runs/sweeps/x/{name}"}})
+    block = only(tmp_path)
+    assert block.teacher is not None
+    assert block.teacher.mean == pytest.approx(70)
+
+
 def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0)
     own = {"method": {"name": "maskd"}, "weights": {"ce": 1.0}}

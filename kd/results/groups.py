@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -123,6 +124,8 @@ def _lies_at(run: Run, path: str | None) -> bool:
     if not path:
         return False
     parts, folder = Path(path.removesuffix("method.safetensors")).parts, run.folder.resolve().parts
+    if re.fullmatch(r".+-[0-9a-f]{12}-s\d+", parts[-1]):  # a sweep's name tells the content, wherever it was copied to
+        parts = parts[-1:]
     return folder[-len(parts) :] == parts
 
 
