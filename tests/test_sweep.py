@@ -163,6 +163,23 @@ def test_shared_tokens_are_learnt_once(recipes: Path) -> None:
     assert total_steps(own[-1].recipe) == 10
 
 
+def test_settings_of_the_teacher_leave_the_baseline_alone(recipes: Path) -> None:
+    found = students(points(recipes, settings={"teacher.floor": 0.0, "schedule.steps": 3}))
+    assert {point.recipe.schedule.steps for point in found} == {3}
+    assert {point.recipe.teacher and point.recipe.teacher.floor for point in found} == {None, 0.0}
+
+
+def test_recipes_are_also_found_from_the_current_folder(
+    recipes: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine.yaml"
+    elsewhere.write_text(write(recipes).read_text())
+    with pytest.raises(ConfigError, match=r"no tiny/a_ce.yaml lies in a folder above it, nor in recipes/; correct the name"):
+        expand(read_sweep(elsewhere), Path("runs/x"))
+    monkeypatch.chdir(recipes)
+    assert len(expand(read_sweep(elsewhere), Path("runs/x"))) == 5
+
+
 def test_budgets(recipes: Path) -> None:
     assert {point.recipe.schedule.steps for point in students(points(recipes, budget={"steps": 5}))} == {5}
     assert {point.recipe.schedule.steps for point in students(points(recipes, budget={"samples": 41}))} == {11}  # batch 4

@@ -95,7 +95,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
     draws = dict(zip(names, resampled(tables, resamples), strict=True)) if tables and one.baseline else {}
     baseline = one.rows[one.baseline] if one.baseline else None
     unfinished = {
-        row_label(run.recipe)
+        (row_label(run.recipe), run.recipe.get("seed"))
         for run in found.incomplete
         if run.recipe and (dataset_label(run.recipe), student_label(run.recipe)) == (one.dataset, one.student)
     }
@@ -110,7 +110,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "other seeds": baseline is not None and [run.seed for run in runs] != [run.seed for run in baseline],
             "teacher below student": _above_teacher(runs),
             "other machine": baseline is not None and _machine(runs) != _machine(baseline),
-            "incomplete": any(label == name or label.startswith(f"{name} (") for name in unfinished),
+            "incomplete": _lacks(label, runs, unfinished),
             "no counts": any(str(run.folder) not in draws for run in runs) and baseline is not None,
         }
         rows.append(_row(label, runs, baseline, delta, tuple(flag for flag, raised in flags.items() if raised)))
@@ -123,6 +123,12 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
         for run in one.elsewhere
     ]
     return Block(one, rows, teacher, images, tuple(doubts), choices.allow)
+
+
+def _lacks(label: str, runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
+    """Whether a seed of the row has begun and not ended; another attempt at a seed that is there does not count."""
+    seeds = {run.seed for run in runs}
+    return any((label == name or label.startswith(f"{name} (")) and seed not in seeds for name, seed in unfinished)
 
 
 def _row(label: str, runs: Sequence[Run], baseline: Sequence[Run] | None, delta: Delta | None, flags: tuple[str, ...]) -> Row:

@@ -6,24 +6,18 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from kd.config import ConfigError
-from kd.merging import Origins, Tree, merge, read
+from kd.merging import Origins, merge
 from kd.recipe import Recipe, build, describe, fingerprint, plain
 from kd.sweep.budget import Clock, Plan, clock_key, plans
 from kd.sweep.grouping import Groups
 from kd.sweep.schema import Choice, Settings, Sweep, combinations, file_name, matches
+from kd.sweep.written import Written, find, load
 
 TOKENS = "maskd"
 LEARNING = ("token_ce", "token_dice")
-
-
-class Written(NamedTuple):
-    """A recipe's tree and who set each of its leaves."""
-
-    tree: Tree
-    origins: Origins
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ def expand(sweep: Sweep, root: Path, clock: Clock | None = None) -> list[Point]:
 def _placed(point: Point, groups: Groups, source: str) -> Point:
     """With W&B's group and job type. No name changes: ``run`` is no part of a fingerprint."""
     written = Written(plain(point.recipe), dict(point.origins))
-    _apply(written, groups.settings(point.recipe, point.role), source)
+    written.apply(groups.settings(point.recipe, point.role), source)
     return replace(point, recipe=build(written.tree), origins=written.origins)
 
 
@@ -123,23 +117,16 @@ class _Expansion:
 
     def _read(self, name: str) -> Written:
         if name not in self.files:
-            for folder in self.sweep.path.resolve().parents:
-                if (folder / f"{name}.yaml").is_file():
-                    self.files[name] = Written(*read(folder / f"{name}.yaml"))
-                    break
-            else:
-                raise ConfigError(f"{self.sweep.path}: names the recipe {name}, but no {name}.yaml lies in a folder above it")
+            self.files[name] = load(name, self.sweep.path)
         return deepcopy(self.files[name])
-
-    def _exists(self, name: str) -> bool:
-        return any((folder / f"{name}.yaml").is_file() for folder in self.sweep.path.resolve().parents)
 
     def _draft(self, choices: Mapping[str, Choice]) -> _Draft:
         sweep, recipe = self.sweep, choices["recipe"].label
         written = self._read(recipe)
         conditional = [change.settings for change in sweep.file.overrides if matches(change.when, choices)]
-        for settings in (sweep.file.settings, *(choice.settings for choice in choices.values()), *conditional):
-            _apply(written, settings, f"sweep {sweep.name}")
+        common = {key: value for key, value in sweep.file.settings.items() if not written.lacks(key)}
+        for settings in (common, *(choice.settings for choice in choices.values()), *conditional):
+            written.apply(settings, f"sweep {sweep.name}")
         self._command_line(written)
         extra = [
             f"{axis.rpartition('.')[2]}={choice.label}"
@@ -150,12 +137,10 @@ class _Expansion:
         return _Draft(label, written, choices, self._build(written, label))
 
     def _command_line(self, written: Written) -> None:
-        """A key of the teacher or the method means nothing to a recipe that has none."""
         for change in self.sweep.changes:
             ((key, value),) = change.items()
-            if key in ("teacher", "method") and isinstance(value, dict) and key not in written.tree:
-                continue
-            merge(written.tree, deepcopy(change), written.origins, "command line")
+            if not (isinstance(value, dict) and written.lacks(f"{key}.")):
+                merge(written.tree, deepcopy(change), written.origins, "command line")
 
     def _build(self, written: Written, label: str) -> Recipe:
         try:
@@ -165,12 +150,12 @@ class _Expansion:
 
     def _add_student(self, draft: _Draft, plan: Plan) -> None:
         written, needs = deepcopy(draft.written), []
-        _apply(written, {"schedule.steps": plan.steps}, f"sweep {self.sweep.name}")
+        written.apply({"schedule.steps": plan.steps}, f"sweep {self.sweep.name}")
         teacher = self._teacher(draft.recipe)
         if teacher is not None:
             self.found.setdefault(teacher.name, teacher)
             needs.append(teacher.name)
-            _apply(written, {"teacher.path": self._path(teacher)}, f"sweep {self.sweep.name}")
+            written.apply({"teacher.path": self._path(teacher)}, f"sweep {self.sweep.name}")
         if self.sweep.file.tokens == "shared" and _learns_tokens(draft.recipe):
             needs.append(self._share_tokens(draft, written, needs))
         point = self._point(draft.label, "student", written, draft.choices)
@@ -197,12 +182,13 @@ class _Expansion:
         if recipe.teacher is None or recipe.teacher.name != "run" or len(parts) != 4 or parts[0] != "runs":
             return None
         name, seed, known = "/".join(parts[1:3]), parts[3].removeprefix("seed"), self.sweep.file.teachers
-        if not seed.isdigit() or (known is None and not self._exists(name)) or (known is not None and name not in known):
+        trained = find(name, self.sweep.path) is not None if known is None else name in known
+        if not seed.isdigit() or not trained:
             return None
         written = self._read(name)
-        _apply(written, (known or {}).get(name, {}), f"sweep {self.sweep.name}")
+        written.apply((known or {}).get(name, {}), f"sweep {self.sweep.name}")
         self._command_line(written)
-        _apply(written, {"seed": int(seed)}, f"sweep {self.sweep.name}")
+        written.apply({"seed": int(seed)}, f"sweep {self.sweep.name}")
         return replace(self._point(parts[2], "teacher", written, {"recipe": Choice(name, {})}), instead=path)
 
     def _share_tokens(self, draft: _Draft, written: Written, needs: Iterable[str]) -> str:
@@ -212,14 +198,14 @@ class _Expansion:
         """
         tokens, recipe = deepcopy(written), build(written.tree)
         steps: Settings = {"schedule.steps": 1, "method.share": plain(recipe)["method"]["share"] * recipe.schedule.steps}
-        _apply(tokens, {**steps, "evaluation.every": 0}, f"sweep {self.sweep.name}")
+        tokens.apply({**steps, "evaluation.every": 0}, f"sweep {self.sweep.name}")
         learnt = build(tokens.tree)
         key = fingerprint(learnt, ["data", "augmentation", "teacher", "method", "schedule"])
         if key not in self.tokens:
             found = self._point(f"tokens-{draft.label}", "tokens", tokens, draft.choices)
             self.tokens[key] = self.found[found.name] = replace(found, needs=tuple(needs))
         shared: Settings = {"method.tokens": self._path(self.tokens[key]), **{f"weights.{term}": None for term in LEARNING}}
-        _apply(written, shared, f"sweep {self.sweep.name}")
+        written.apply(shared, f"sweep {self.sweep.name}")
         return self.tokens[key].name
 
     def measurable(self, draft: _Draft) -> Recipe:
@@ -232,14 +218,6 @@ class _Expansion:
 
 def _learns_tokens(recipe: Recipe) -> bool:
     return recipe.method is not None and recipe.method.name == TOKENS and plain(recipe)["method"]["tokens"] is None
-
-
-def _apply(written: Written, settings: Settings, source: str) -> None:
-    for key, value in settings.items():
-        change: Any = deepcopy(value)
-        for part in reversed(key.split(".")):
-            change = {part: change}
-        merge(written.tree, change, written.origins, source)
 
 
 def _told(choices: Mapping[str, str]) -> str:
