@@ -41,7 +41,7 @@ def _mapping(path: Path) -> Tree:
             f"{path}: cannot be read ({error.strerror}); give the path of a recipe, e.g. one under recipes/"
         ) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: is no YAML ({error})") from None
+        raise ConfigError(f"{path}: is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}; a recipe is a mapping of keys to values")
     parents = tree.get("extends") or []

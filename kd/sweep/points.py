@@ -107,7 +107,10 @@ class _Expansion:
             self._add_student(draft, plan)
         for name in file.teachers or {}:
             if not any(point.role == "teacher" and point.choices["recipe"] == name for point in self.found.values()):
-                raise ConfigError(f"teachers: {name} teaches no point; a teacher's path is runs/{name}/seed0. Drop it")
+                self._read(name)  # complains of a name that is no recipe's
+                raise ConfigError(
+                    f"{self.sweep.path}: teachers: {name} teaches no point; a teacher's path is runs/{name}/seed0. Drop it"
+                )
         order = ("teacher", "tokens", "student")
         return sorted(self.found.values(), key=lambda point: order.index(point.role))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -85,6 +86,7 @@ class SweepFile(Config):
             written |= {key for settings in self.teachers.values() for key in settings}
         for key in sorted(written):
             known_key(key)
+        list(combinations(self))  # complains of axes that do not fit
         for condition in (*self.exclude, *(change.when for change in self.overrides)):
             self._check(condition)
         return self
@@ -133,13 +135,25 @@ def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     """
     path = Path(path)
     try:
+        written, changes = _overridden(validate(SweepFile, _tree(path), "sweep"), overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return Sweep(path, written, changes)
+
+
+def _tree(path: Path) -> Tree:
+    try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"no YAML, {error}"
-        raise ConfigError(f"{path}: cannot be read ({reason}); give a sweep, e.g. one of recipes/sweeps/") from None
+        reason = error.strerror if isinstance(error, OSError) else f"no YAML, {' '.join(str(error).split())}"
+        raise ConfigError(f"cannot be read ({reason}); give a sweep, e.g. one of recipes/sweeps/") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds a {type(tree).__name__}; a sweep is a mapping with the keys recipe and axes")
-    written = validate(SweepFile, tree, "sweep")
+        raise ConfigError(f"holds a {type(tree).__name__}; a sweep is a mapping with the keys recipe and axes")
+    return tree
+
+
+def _overridden(written: SweepFile, overrides: Iterable[str]) -> tuple[SweepFile, tuple[Tree, ...]]:
+    """With other values for its own keys and axes; and the changes that are the recipes'."""
     updates: dict[str, Any] = {}
     changes = []
     for change in map(override, overrides):
@@ -155,18 +169,20 @@ def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
         loose = {"exclude": (), "overrides": ()}  # checked above; they may name values that are not asked for now
         checked = validate(SweepFile, {**written.model_dump(exclude_unset=True), **updates, **loose}, "sweep")
         written = checked.model_copy(update={key: getattr(written, key) for key in loose})
-    return Sweep(path, written, tuple(changes))
+    return written, tuple(changes)
 
 
-def known_key(key: str) -> None:
-    """Check that a dotted key begins with a field of a recipe.
+def known_key(key: str, others: Iterable[str] = ()) -> None:
+    """Check that a dotted key begins with a field of a recipe; ``others`` are names that would have done too.
 
     Raises:
         ConfigError: it does not.
     """
-    head = str(key).partition(".")[0]
-    if head not in Recipe.model_fields:
-        raise ConfigError(f"'{key}' is no key of a recipe; it must begin with one of {', '.join(Recipe.model_fields)}")
+    head, fields = str(key).partition(".")[0], list(Recipe.model_fields)
+    if head not in fields:
+        close = difflib.get_close_matches(head, [*others, *fields], n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"it must begin with one of {', '.join(fields)}"
+        raise ConfigError(f"'{key}' is no key of a recipe; {hint}")
 
 
 def combinations(file: SweepFile) -> Iterator[dict[str, Choice]]:
@@ -202,7 +218,7 @@ def _choices(axis: str, given: Any, recipes: Iterable[str]) -> list[Choice]:
         raise ConfigError(f"axes.{axis}: has no value; give at least one, or drop the axis")
     if any(axis in _fields(recipe) for recipe in recipes):
         return [Choice(label_of(value), {}) for value in values]
-    known_key(axis)
+    known_key(axis, [name for recipe in recipes for name in _fields(recipe)])
     return [Choice(label_of(value), {axis: value}) for value in values]
 
 

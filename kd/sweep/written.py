@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,11 @@ class Written(NamedTuple):
 
 def find(name: str, sweep: Path) -> Path | None:
     """The recipe's file: in a folder above the sweep's file, or in ``recipes/``."""
-    folders = [*sweep.resolve().parents, Path("recipes")]
-    return next((file for folder in folders if (file := folder / f"{name}.yaml").is_file()), None)
+    return next((file for folder in _folders(sweep) if (file := folder / f"{name}.yaml").is_file()), None)
+
+
+def _folders(sweep: Path) -> list[Path]:
+    return [*sweep.resolve().parents, Path("recipes")]
 
 
 def load(name: str, sweep: Path) -> Written:
@@ -44,8 +48,14 @@ def load(name: str, sweep: Path) -> Written:
         ConfigError: there is no such file, or it is no recipe.
     """
     if (file := find(name, sweep)) is None:
+        beside = [path for folder in _folders(sweep) for path in (folder / name).parent.glob("*.yaml")]
+        close = difflib.get_close_matches(Path(name).name, [path.stem for path in beside], n=1)
+        hint = (
+            f"did you mean {Path(name).with_name(close[0])}?"
+            if close
+            else "correct the name, or put the sweep below your recipes"
+        )
         raise ConfigError(
-            f"{sweep}: names the recipe {name}, but no {name}.yaml lies in a folder above it, nor in recipes/; correct the "
-            "name, or put the sweep below your recipes"
+            f"{sweep}: names the recipe {name}, but no {name}.yaml lies in a folder above it, nor in recipes/; {hint}"
         )
     return Written(*read(file))
