@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -97,7 +98,8 @@ def _sentence(problem: Any) -> str:
         return str(problem["ctx"]["error"])
     if problem["type"] == "unknown_key":
         return problem["msg"]
-    rule = problem["msg"][0].lower() + problem["msg"][1:]
+    rule = re.sub(r"valid (tuple|list)\b", "list, e.g. [a, b]", problem["msg"][0].lower() + problem["msg"][1:])
+    rule = re.sub(r"valid dictionary( or .*)?$", "mapping, e.g. {key: value}", rule)
     return f"is {problem['input']!r}; {rule}"
 
 

@@ -27,7 +27,7 @@ from students.signals import StopSignals
 from students.sweep_places import Place
 from students.sweep_state import done_steps, is_finished
 
-Outcome = Literal["finished", "failed", "blocked", "stopped"]
+Outcome = Literal["finished", "failed", "blocked", "stopped", "not begun"]
 LOG, RECIPE, LOCK = "log.txt", "point.yaml", ".point.lock"
 POLL = 0.2
 AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
@@ -72,11 +72,14 @@ class Runner:
                     self._show(shown)
                     time.sleep(POLL)
                 if signals.asked:
-                    say(f"stopping: {len(self.running)} running points write their checkpoints; a second Ctrl-C kills them")
+                    say(f"stopping: points that run ({len(self.running)}) write their checkpoints; a second Ctrl-C kills them")
                     self._stop()
             finally:
                 self._kill()
-        return {point.name: self.outcomes.get(point.name, "stopped") for point in self.points}
+        return {point.name: self.outcomes.get(point.name) or self._left(point) for point in self.points}
+
+    def _left(self, point: Point) -> Outcome:
+        return "stopped" if (self.root / point.name / RECIPE).exists() else "not begun"
 
     def _advance(self) -> bool:
         """Reap, then start what can be started; False when all is settled."""
@@ -204,12 +207,17 @@ def last_line(folder: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
 
+def not_done(outcomes: Mapping[str, Outcome]) -> bool:
+    """Whether a signal has left points that the same command goes on with."""
+    return any(outcome in ("stopped", "not begun") for outcome in outcomes.values())
+
+
 def report(outcomes: Mapping[str, Outcome], root: Path) -> str:
     """How many points came to what, and why some failed."""
     counts = Counter(outcomes.values())
     lines = [f"{root}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())} of {len(outcomes)} points"]
     lines += [f"  {name}: {last_line(root / name)}" for name, outcome in outcomes.items() if outcome == "failed"]
     lines += [f"  {name}: not run, what it needs has failed" for name, outcome in outcomes.items() if outcome == "blocked"]
-    if "stopped" in counts:
+    if not_done(outcomes):
         lines.append("  the same command goes on where it stopped")
     return "\n".join(lines)

@@ -78,12 +78,12 @@ def exported(options: argparse.Namespace, points: list[Any], name: str) -> str:
 def summary(outcomes: dict[str, Any], root: Path) -> int:
     """What became of the points, and the exit code."""
     from students.signals import REQUEUE
-    from students.sweeping import report
+    from students.sweeping import not_done, report
 
     print(report(outcomes, root))
     if any(outcome in ("failed", "blocked") for outcome in outcomes.values()):
         return 1
-    return REQUEUE if "stopped" in outcomes.values() else 0
+    return REQUEUE if not_done(outcomes) else 0
 
 
 def main() -> int:
