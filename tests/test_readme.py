@@ -59,3 +59,15 @@ def test_its_files_exist() -> None:
         assert (ROOT / path).exists(), path
     for recipe in re.findall(r"recipes/[\w./@-]+\.yaml", README):
         assert (ROOT / recipe).exists() or "mine" in recipe, recipe
+
+
+MEASURED = {"published": ["--published"], "camvid_cpu": ["recipes/camvid/results/camvid_cpu"]}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_its_results_are_what_the_tool_prints(tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text(README, encoding="utf-8")
+    command = [sys.executable, "tools/table.py", *MEASURED[name], "--update", str(copy), "--name", name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert f"table '{name}' is up to date" in done.stdout, done.stderr
