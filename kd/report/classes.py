@@ -124,4 +124,6 @@ def _number(value: float | None) -> str:
 def _cell(value: float | None, limit: float | None) -> Cell:
     if value is None or limit is None:
         return Cell(_number(value))
+    if abs(value) < 0.05:
+        return Cell("0.0")
     return Cell(f"{value:+.1f}".replace("-", "−"), min(1.0, abs(value) / limit), "up" if value > 0 else "down")
