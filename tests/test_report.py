@@ -292,6 +292,21 @@ def test_ticks_hold_the_range_and_are_told_apart(low: float, high: float) -> Non
     assert len({told(value, step) for value in found}) == len(found)
 
 
+def test_values_that_differ_by_rounding_only_have_an_axis() -> None:
+    for value in np.random.default_rng(0).uniform(0, 100, 200):
+        scatter([Dot(LOOK, 1.0, float(value), float(np.std([value] * 3, ddof=1)))], "t", "x", "y")
+        mean = float(np.mean([value] * 3))
+        curves([Curve(LOOK, [0, 1], [float(value), mean], [mean] * 2, [mean] * 2, seeds=3)], "t", "x", "y")
+
+
+def test_the_teacher_is_a_line_only_beside_curves_of_the_same_images(tmp_path: Path) -> None:
+    for limit in (0, 2):
+        write_run(tmp_path / str(limit) / "kd", tiny("kd", evaluation={"limit": limit}), 50.0)
+        text, read = written(tmp_path / str(limit))
+        assert ('class="level"' in text) == (limit == 0)
+        assert ("the first 2 images of it" in read.text) == (limit == 2)
+
+
 def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "report.py"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -359,6 +359,18 @@ def test_a_copied_sweep_still_knows_its_teacher(tmp_path: Path) -> None:
     assert block.teacher.mean == pytest.approx(70)
 
 
+@pytest.mark.parametrize("path", [".", "", "seed0"])
+def test_a_path_that_tells_nothing_makes_no_teacher(tmp_path: Path, path: str) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0, {"teacher": {"name": "run", "path": path}})
+    assert [one.label for one in only(tmp_path).rows] == ["ce", "kd"]
+    if path == "seed0":
+        write_run(tmp_path / "kd" / "inner" / "seed7", tiny("kd", seed=7, teacher={"name": "run", "path": "ce"}), 51.0)
+        write_run(tmp_path / "kd" / "ce", tiny(student={"backbone": "resnet34"}), 70.0)
+        blocks = summarise(load(tmp_path), Choices())
+        assert sorted(block.teacher is not None for block in blocks if len(block.rows) == 2) == [False, True]
+
+
 def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0)
     own = {"method": {"name": "maskd"}, "weights": {"ce": 1.0}}

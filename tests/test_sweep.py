@@ -184,6 +184,10 @@ def test_recipes_are_also_found_from_the_current_folder(
 
 
 def test_budgets(recipes: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.yaml: schedule\.steps: budget fixes the students' steps; give budget\.steps=N"):
+        points(recipes, "schedule.steps=3", budget={"steps": 5})
+    found = points(recipes, "budget.steps=4", "teachers={tiny/teacher: {schedule.steps: 3}}", budget={"steps": 5})
+    assert [point.recipe.schedule.steps for point in found] == [3, 4, 4, 4, 4]
     assert {point.recipe.schedule.steps for point in students(points(recipes, budget={"steps": 5}))} == {5}
     assert {point.recipe.schedule.steps for point in students(points(recipes, budget={"samples": 41}))} == {11}  # batch 4
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +27,11 @@ def tool(name: str, *words: str | Path) -> None:
     """Run one of the tools; where it fails, so does the demo, with its code."""
     command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, words)]
     print(f"\n$ python tools/{name}.py {' '.join(map(str, words))}", flush=True)
-    code = subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while (code := process.returncode) is None:
+            with suppress(KeyboardInterrupt):  # the tool has got it too, and ends by itself
+                process.wait()
     if code:
         raise SystemExit(code)
 

@@ -84,8 +84,8 @@ class Scale:
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """About ``wanted`` multiples of 1, 2 or 5 times a power of ten, the first at or below ``low``, the last at or above
-    ``high``. A range of no width is widened."""
-    if not high > low:
+    ``high``. A range of no width, but for rounding, is widened."""
+    if not high - low > 1e-9 * max(abs(low), abs(high)):
         low, high = low - (abs(low) * 0.1 or 1), high + (abs(high) * 0.1 or 1)
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))

@@ -73,9 +73,11 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     if not drawn:
         missing = "No run was evaluated while it trained (`evaluation.every`), or `metrics.jsonl` is not there: no curves."
         return Part("miou", heading, missing=missing)
+    limit = block.first.recipe["evaluation"]["limit"]
+    images = f"the first {limit} images of it, " if limit else ""
     caption = (
-        f"Selecting split {split}, evaluated during training; {seeds(block)}. {BAND}. Each panel has the baseline in the "
-        "neutral colour and the other rows behind, on common axes; steps are those of all stages."
+        f"Selecting split {split}, {images}evaluated during training; {seeds(block)}. {BAND}. Each panel has the baseline in "
+        "the neutral colour and the other rows behind, on common axes; steps are those of all stages."
     )
     return Part(
         "miou",
@@ -88,7 +90,9 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
 
 
 def _level(block: Block) -> tuple[str, float] | None:
-    """The teacher's mIoU on the selecting split, if all rows that tell it tell the same."""
+    """The teacher's mIoU on the selecting split, if all rows tell the same and the curves are of all its images."""
+    if block.first.recipe["evaluation"]["limit"]:
+        return None
     told = [run.teacher for row in block.rows for run in row.runs if run.teacher]
     scores = {one.get("mIoU") for one in told if one.get("split") == block.first.selected_on}
     score = scores.pop() if len(scores) == 1 else None

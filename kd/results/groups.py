@@ -98,7 +98,7 @@ def _taught(run: Run, runs: Iterable[Run]) -> bool:
 
 def is_teacher_of(run: Run, other: Run) -> bool:
     """Whether ``other``'s recipe names ``run``'s directory as its teacher; relative paths count from anywhere."""
-    return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"))
+    return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"), other)
 
 
 def _only_taught(run: Run, other: Run) -> bool:
@@ -117,16 +117,19 @@ def _only_tokens_of(run: Run, other: Run) -> bool:
     """Whether ``other`` took its tokens from ``run``, which was trained on another schedule and so is no row beside it."""
     method = other.recipe.get("method") or {}
     paths = [one.get("tokens") for one in (method, *method.get("members", ()))]
-    return any(_lies_at(run, path) for path in paths) and run.parts["schedule"] != other.parts["schedule"]
+    return any(_lies_at(run, path, other) for path in paths) and run.parts["schedule"] != other.parts["schedule"]
 
 
-def _lies_at(run: Run, path: str | None) -> bool:
-    if not path:
+def _lies_at(run: Run, path: str | None, other: Run) -> bool:
+    """Whether a path in ``other``'s recipe is ``run``'s directory; from where it was relative is not known any more."""
+    parts, folder = Path((path or "").removesuffix("method.safetensors")).parts, run.folder.resolve()
+    if not parts:
         return False
-    parts, folder = Path(path.removesuffix("method.safetensors")).parts, run.folder.resolve().parts
     if re.fullmatch(r".+-[0-9a-f]{12}-s\d+", parts[-1]):  # a sweep's name tells the content, wherever it was copied to
-        parts = parts[-1:]
-    return folder[-len(parts) :] == parts
+        return folder.name == parts[-1]
+    if len(parts) == 1:  # such as seed0, of which there are many
+        return any(folder == parent / parts[0] for parent in other.folder.resolve().parents)
+    return folder.parts[-len(parts) :] == parts
 
 
 def _blocks(names: tuple[str, str, str], family: list[Run], helpers: list[Run], choices: Choices) -> list[Group]:

@@ -160,10 +160,14 @@ def _overridden(written: SweepFile, overrides: Iterable[str]) -> tuple[SweepFile
         ((key, value),) = change.items()
         if any(key in grid for grid in written.axes):
             updates["axes"] = [{**grid, key: value} if key in grid else grid for grid in updates.get("axes", written.axes)]
-        elif key in ("budget", "match", "tokens"):
+        elif key in ("budget", "match", "tokens", "teachers"):
             updates[key] = value
         else:
             known_key(key)
+            if written.budget and key == "schedule" and "steps" in value:
+                raise ConfigError(
+                    "schedule.steps: budget fixes the students' steps; give budget.steps=N, or teachers={...} for theirs"
+                )
             changes.append(change)
     if updates:
         loose = {"exclude": (), "overrides": ()}  # checked above; they may name values that are not asked for now
