@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def test_what_is_unfinished_or_damaged_is_named(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_bytes((tmp_path / "ce" / "seed0" / "recipe.yaml").read_bytes())
         (tmp_path / name / "result.json").write_text(text)
+    (tmp_path / "foreign").mkdir()
+    os.mkfifo(tmp_path / "foreign" / "result.json")
     (write_run(tmp_path / "norecipe", tiny(), 50.0) / "recipe.yaml").unlink()
     (write_run(tmp_path / "badrecipe", tiny(), 50.0) / "recipe.yaml").write_text("a: [")
     found = load_runs([tmp_path])
@@ -121,7 +124,8 @@ def test_what_is_unfinished_or_damaged_is_named(tmp_path: Path) -> None:
         ("badrecipe", "recipe.yaml", "while parsing"),
     ):
         (line,) = [line for line in found.damaged if f"/{name}/" in line]
-        assert f"{name}/{file}: is damaged (" in line
+        assert line.startswith(f"{tmp_path}/{name}/{file}: is damaged (")
+        assert line.count("damaged") == 1
         assert reason in line
         assert "restore it, or move the directory away" in line
     assert found.left_out == [str(found.incomplete[0]), *found.damaged]

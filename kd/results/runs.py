@@ -99,12 +99,12 @@ def load_runs(paths: Iterable[str | Path]) -> Runs:
 def _walk(path: Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(f"{path}: is no directory; give run directories, or folders of them, e.g. runs/camvid")
-    return sorted({file.parent for name in ("result.json", "run.json") for file in path.rglob(name)})
+    return sorted({file.parent for name in ("result.json", "run.json") for file in path.rglob(name) if file.is_file()})
 
 
 def _read(folder: Path, found: Runs) -> None:
     try:
-        if (folder / "result.json").exists():
+        if (folder / "result.json").is_file():
             found.finished.append(_finished(folder))
         else:
             found.incomplete.append(Incomplete(folder, _recipe(folder, optional=True), _step(folder)))
@@ -121,8 +121,10 @@ def _finished(folder: Path) -> Run:
         missing = [part for part in IDENTITY if part not in run.parts]
         if result["status"] != "finished" or missing or not isinstance(run.miou(), float) or not run.cost["seconds_per_step"]:
             raise KeyError(", ".join(missing) or "mIoU")
-    except ValueError as error:
-        raise _damage(path, str(error)) from None if not isinstance(error, InputError) else error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _damage(path, " ".join(str(error).split())) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise _damage(path, f"{error} is missing or no such thing") from None
     return run
