@@ -12,6 +12,7 @@ import yaml
 from kd.config import InputError, validate
 from kd.recipe import Tracking
 from students.checkpoint import read_json
+from students.previews import Panel
 from students.progress import bar
 from students.records import read_metrics
 from students.signals import REQUEUE
@@ -42,13 +43,15 @@ def replay(
     who, config = _read(folder)
     who = who._replace(id=check_id(run_id or f"{who.id}-replay"))
     config = config.model_copy(update={"project": project or config.project, "entity": entity or config.entity})
-    history = _history(folder)
+    history, pictures = _history(folder), _pictures(folder)
+    result = read_json(folder / "result.json") if (folder / "result.json").exists() else None
     view = _connect(mode, config, folder, who)
     try:
-        _show(view, folder, history)
-    finally:
-        finished = (folder / "result.json").exists()
-        view.close(0 if finished else REQUEUE, preempted=not finished)
+        _show(view, history, pictures, outcome(result) if result else {})
+    except BaseException:
+        view.close(1)
+        raise
+    view.close(0 if result else REQUEUE, preempted=result is None)
     if view.failed:
         raise InputError(f"{folder}: only a part was replayed, see above; remove it in W&B, or choose another --id")
     told = f"{folder}: {len(history)} steps replayed as {who.id}"
@@ -60,11 +63,15 @@ def _read(folder: Path) -> tuple[About, Tracking]:
     for name in ("recipe.yaml", "run.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: is no run directory, it has no {name}; give what tools/train.py wrote")
+    identity = read_json(folder / "run.json")
+    if not isinstance(identity, dict) or not {"id", "fingerprint"} <= identity.keys():
+        raise InputError(f"{folder / 'run.json'}: holds no id and fingerprint; restore it")
     try:
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        return about(recipe, read_json(folder / "run.json")), validate(Tracking, recipe["run"]["wandb"])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'recipe.yaml'}: is no resolved recipe ({error!r}); restore it") from None
+        return about(recipe, identity), validate(Tracking, recipe["run"]["wandb"])
+    except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        reason = " ".join(repr(error).split())
+        raise InputError(f"{folder / 'recipe.yaml'}: is no resolved recipe ({reason}); restore it") from None
 
 
 def _history(folder: Path) -> dict[int, dict[str, Any]]:
@@ -96,10 +103,18 @@ def _connect(mode: str, config: Tracking, folder: Path, who: About) -> View:
         raise InputError(f"--mode {mode}: {error}" + (f"; {ONLINE}" if mode == "online" else "")) from None
 
 
-def _show(view: View, folder: Path, history: Mapping[int, Mapping[str, Any]]) -> None:
-    panels, last = final_panels(folder), max(history)
-    classes = yaml.safe_load((folder / "student.yaml").read_text(encoding="utf-8"))["classes"] if panels else ()
+def _pictures(folder: Path) -> tuple[list[Panel], list[str]]:
+    """The final samples and the names of the classes."""
+    panels = final_panels(folder)
+    return panels, yaml.safe_load((folder / "student.yaml").read_text(encoding="utf-8"))["classes"] if panels else []
+
+
+def _show(
+    view: View, history: Mapping[int, Mapping[str, Any]], pictures: tuple[list[Panel], list[str]], summary: Mapping[str, Any]
+) -> None:
+    panels, classes = pictures
+    last = max(history)
     for step, values in bar(sorted(history.items()), "replaying"):
         view.log(step, values, panels if step == last else (), classes)
-    if (folder / "result.json").exists():
-        view.summary(outcome(read_json(folder / "result.json")))
+    if summary:
+        view.summary(summary)

@@ -236,7 +236,10 @@ def test_online_without_a_server_is_an_error_with_a_remedy(cut: Path) -> None:
         ("metrics.jsonl", {}, "metrics.jsonl: holds no record"),
         ("recipe.yaml: {a: 1}", {}, "is no resolved recipe"),
         ("recipe.yaml: {a", {}, "is no resolved recipe"),
+        ("recipe.yaml: \xfc", {}, "recipe.yaml: is no resolved recipe .UnicodeDecodeError"),
         ("run.json: {", {}, "run.json: is damaged"),
+        ("run.json: {}", {}, "run.json: holds no id and fingerprint"),
+        ("previews/final/00_x/image.jpg: torn", {}, "image.jpg: cannot be decoded"),
         ("metrics.jsonl: ", {}, "metrics.jsonl: holds no record"),
         ("", {"run_id": "a b"}, "run_id is 'a b'; use 1 to 128 of the characters"),
         ("", {"mode": "online"}, "--mode online: WANDB_MODE=offline forbids it"),
@@ -249,9 +252,11 @@ def test_mistakes_are_named(
         shutil.copy(cut / name, tmp_path)
     name, told, text = damage.partition(": ")
     if told:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="latin-1")
     elif name:
         (tmp_path / name).unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
     with pytest.raises(InputError, match=message):
         replay(tmp_path, **options)
+    assert not (tmp_path / "wandb").exists()  # nothing that a second attempt would find taken

@@ -307,6 +307,39 @@ def test_the_teacher_is_a_line_only_beside_curves_of_the_same_images(tmp_path: P
         assert ("the first 2 images of it" in read.text) == (limit == 2)
 
 
+def test_panels_of_one_score_share_their_axes(tmp_path: Path) -> None:
+    for number, (label, curve) in enumerate({"ce": (10.0, 30.0), "kd": (25.0, 71.0)}.items()):
+        for seed in range(2):
+            shifted = [(3 * (step + 1), value + 24 * seed) for step, value in enumerate(curve)]
+            write_run(tmp_path / f"{label}{seed}", tiny(label, seed=seed), 50.0 + number, curve=shifted)
+    text, _ = written(tmp_path)
+    part = text[text.index('<section id="b1-miou">') : text.index('<section id="b1-loss">')]
+    axes = [re.findall(r"<text[^>]*>([^<]+)</text>", chart) for chart in part.split("<figure>")[1:]]
+    assert len(axes) == 2
+    assert axes[0] == axes[1]
+    assert "n = 2" in part
+
+
+def test_the_name_of_a_point_keeps_off_the_bars_of_others() -> None:
+    """The second bar stands where the first name would, so the name goes to the left."""
+    near = scatter([Dot(LOOK, 1.0, 50.0, None), Dot(LOOK, 1.06, 53.0, 4.0), Dot(LOOK, 2.0, 55.0, None)], "t", "x", "y")
+    assert re.findall(r'text-anchor="(\w+)" class="tag', str(near))[0] == "end"
+    alone = scatter([Dot(LOOK, 1.0, 50.0, None), Dot(LOOK, 2.0, 55.0, None)], "t", "x", "y")
+    assert re.findall(r'text-anchor="(\w+)" class="tag', str(alone))[0] == "start"
+
+
+def test_several_teachers_are_nobody_s_teacher(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        label = {"teacher": {"name": "run", "path": name}, "weights": {"ce": 1.0, "ce_aux": 0.4, "kl": float(len(name))}}
+        write_run(tmp_path / name, tiny("kd", **label), 50.0)
+        enrich(tmp_path / name, teacher=True)
+    result = json.loads((tmp_path / "other" / "result.json").read_text())
+    result["teacher"]["mark"] = "m2"
+    (tmp_path / "other" / "result.json").write_text(json.dumps(result))
+    _, read = written(tmp_path, allow=("teacher.path",))
+    assert not [word for word in read.words if word.startswith("teacher, on") or word == "teacher"]
+
+
 def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "report.py"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)

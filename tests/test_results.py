@@ -306,6 +306,15 @@ def test_a_teacher_of_the_students_kind_is_a_row_only_on_their_schedule(tmp_path
         assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("kd", [0, 1, 2])]
 
 
+def test_a_baselines_seed_that_taught_shorter_rows_stays_a_row(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 61.0, {"schedule": {"steps": 12}})
+    three(tmp_path, "kd", 62.0, {"teacher": {"name": "run", "path": str(tmp_path / "ce" / "seed0")}})
+    block = only(tmp_path, Choices(allow=("schedule.steps",)))
+    assert block.teacher is None
+    assert row(block, "ce").mean == pytest.approx(61.0)
+    assert row(block, "kd").delta.seeds == (0, 1, 2)  # type: ignore[union-attr]
+
+
 def test_pairs_make_blocks(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0)
     three(tmp_path, "kd", 51.0)

@@ -184,8 +184,16 @@ def test_recipes_are_also_found_from_the_current_folder(
 
 
 def test_budgets(recipes: Path) -> None:
-    with pytest.raises(ConfigError, match=r"x\.yaml: schedule\.steps: budget fixes the students' steps; give budget\.steps=N"):
+    twice = r"x\.yaml: .*schedule\.steps: budget fixes the students' steps; give budget\.steps=N"
+    with pytest.raises(ConfigError, match=twice):
         points(recipes, "schedule.steps=3", budget={"steps": 5})
+    for keys in ({"settings": {"schedule.steps": 3}}, {"axes": {"method": ["ce"], "schedule.steps": [3, 4]}}):
+        with pytest.raises(ConfigError, match=twice):
+            points(recipes, budget={"steps": 5}, **keys)
+    with pytest.raises(ConfigError, match=r"schedule: is 5; input should be a mapping"):
+        points(recipes, "schedule=5", budget={"steps": 5})
+    free = students(points(recipes, "schedule.steps=3", "budget=null", budget={"steps": 5}))
+    assert {point.recipe.schedule.steps for point in free} == {3}
     found = points(recipes, "budget.steps=4", "teachers={tiny/teacher: {schedule.steps: 3}}", budget={"steps": 5})
     assert [point.recipe.schedule.steps for point in found] == [3, 4, 4, 4, 4]
     assert {point.recipe.schedule.steps for point in students(points(recipes, budget={"steps": 5}))} == {5}

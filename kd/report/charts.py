@@ -28,11 +28,20 @@ class Curve:
 
 
 def curves(
-    drawn: Sequence[Curve], title: str, x_label: str, y_label: str, level: tuple[str, float] | None = None, bands: bool = True
+    drawn: Sequence[Curve],
+    title: str,
+    x_label: str,
+    y_label: str,
+    level: tuple[str, float] | None = None,
+    bands: bool = True,
+    also: Sequence[float] = (),
 ) -> Markup:
-    """Lines over a common x axis from 0; ``level`` is a named horizontal line, such as the teacher's score."""
+    """Lines over a common x axis from 0; ``level`` is a named horizontal line, such as the teacher's score.
+
+    The y axis also holds the values of ``also``, so that several charts can have the same one.
+    """
     values = [value for curve in drawn for value in ((*curve.low, *curve.high) if bands else curve.mean)]
-    values += [level[1]] if level else []
+    values += [*also, *([level[1]] if level else [])]
     place = frame((0, max(x for curve in drawn for x in curve.x)), (min(values), max(values)))
     parts = [place.axes(x_label, y_label)]
     if level:
@@ -101,7 +110,7 @@ Box = tuple[float, float, float, float]
 
 
 def _names(place: Frame, dots: Sequence[Dot]) -> list[Markup]:
-    taken: list[Box] = [(place.x(d.x) - 5, place.y(d.y) - 5, place.x(d.x) + 5, place.y(d.y) + 5) for d in dots]
+    taken = [box for dot in dots for box in _taken(place, dot)]
     found = []
     for dot in dots:
         words = dot.look.short(20)
@@ -115,6 +124,12 @@ def _names(place: Frame, dots: Sequence[Dot]) -> list[Markup]:
                 found.append(text(words, left, base, anchor, class_=f"tag {dot.look.css}"))
                 break
     return found
+
+
+def _taken(place: Frame, dot: Dot) -> list[Box]:
+    """Where a point's marker and its bar lie."""
+    x, y, std = place.x(dot.x), place.y(dot.y), dot.std or 0
+    return [(x - 5, y - 5, x + 5, y + 5), (x - 3, place.y(dot.y + std), x + 3, place.y(dot.y - std))]
 
 
 def _overlap(one: Box, other: Box) -> bool:

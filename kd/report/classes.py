@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd.report.looks import Look
-from kd.report.parts import Part, measured
+from kd.report.parts import Part, measured, several_teachers
 from kd.report.svg import ticks
 from kd.results.rows import Block, Row
 from kd.results.runs import Run
@@ -92,7 +92,9 @@ def _difference(row: Row, baseline: Row, names: Sequence[str]) -> dict[str, floa
 
 
 def _teacher(block: Block, names: Sequence[str]) -> dict[str, Values]:
-    """The teacher's IoU: of its own run on the reported split, else as its students measured it before training."""
+    """The teacher's IoU: of its own run on the reported split, else as its students measured it; none of several."""
+    if several_teachers(block):
+        return {}
     split = block.first.reported_on
     runs = block.teacher.runs if block.teacher else ()
     if any(_iou(run, split) for run in runs):

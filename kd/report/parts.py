@@ -37,6 +37,11 @@ class Part:
     legend: bool = False
 
 
+def several_teachers(block: Block) -> bool:
+    """Whether rows had different teachers, which they do only where that was allowed: then nothing is *the* teacher's."""
+    return len({run.teacher.get("mark") for row in block.rows for run in row.runs if run.teacher}) > 1
+
+
 def measured(block: Block) -> str:
     """The start of a caption: reported split, checkpoint, seeds."""
     return f"Split {block.first.reported_on}, last checkpoint, {seeds(block)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kd.report.looks import Look
-from kd.report.parts import Part
+from kd.report.parts import Part, several_teachers
 from kd.results.rows import Block
 from kd.results.runs import Run
 
@@ -77,7 +77,7 @@ def pictures(block: Block, looks: Mapping[str, Look]) -> Part:
     names = sorted({path.name for run in firsts.values() for path in _kept(run).glob("*") if path.is_dir()})
     gallery = Gallery()
     for name in names[:MOST]:
-        shown = list(_pictures(gallery, name, firsts, looks))
+        shown = list(_pictures(gallery, name, firsts, looks, taught=not several_teachers(block)))
         if shown:
             gallery.sheets.append(Sheet(re.sub(r"^\d+_", "", name), shown))
     if not gallery.sheets:
@@ -104,7 +104,10 @@ def _class_names(block: Block) -> dict[int, str]:
     return dict(enumerate(next((iou for iou in found if iou), ())))
 
 
-def _pictures(gallery: Gallery, name: str, firsts: Mapping[str, Run], looks: Mapping[str, Look]) -> Iterator[Picture]:
+def _pictures(
+    gallery: Gallery, name: str, firsts: Mapping[str, Run], looks: Mapping[str, Look], taught: bool
+) -> Iterator[Picture]:
+    """Image, target, the teacher of all where there is one, then each row."""
     folders = {label: _kept(run) / name for label, run in firsts.items()}
     photo, target, teacher = (_first(gallery, folders.values(), file) for file in ("image.jpg", "target.png", "teacher.png"))
     truth = None if target is None else np.asarray(target)
@@ -112,7 +115,7 @@ def _pictures(gallery: Gallery, name: str, firsts: Mapping[str, Run], looks: Map
         yield _photo(photo)
     if target is not None:
         yield _labels(gallery, target, "target", None, None)
-    if teacher is not None:
+    if teacher is not None and taught:
         yield _labels(gallery, teacher, "teacher", None, truth)
     for label, folder in folders.items():
         student = gallery.read(folder / "student.png")
@@ -120,8 +123,8 @@ def _pictures(gallery: Gallery, name: str, firsts: Mapping[str, Run], looks: Map
             yield _labels(gallery, student, label, looks[label], truth)
 
 
-def _first(gallery: Gallery, folders: Sequence[Path] | Mapping[str, Path] | object, file: str) -> Image.Image | None:
-    return next((found for folder in folders if (found := gallery.read(folder / file)) is not None), None)  # type: ignore
+def _first(gallery: Gallery, folders: Iterable[Path], file: str) -> Image.Image | None:
+    return next((found for folder in folders if (found := gallery.read(folder / file)) is not None), None)
 
 
 def _photo(photo: Image.Image) -> Picture:

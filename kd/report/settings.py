@@ -24,8 +24,8 @@ class Changes:
 
 def recipes(block: Block, looks: Mapping[str, Look]) -> Part:
     """Every row against the baseline, or against the first row where there is none."""
-    heading = "Recipes against the baseline's"
     against = next((row for row in block.rows if row.label == block.group.baseline), block.rows[0])
+    heading = f"Recipes against {'the baseline' if block.group.baseline else against.label}'s"
     others = [row for row in block.rows if row is not against]
     if not others:
         return Part("recipes", heading, missing="There is only one row.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from kd.report.charts import Curve, curves
 from kd.report.looks import Look
-from kd.report.parts import Panel, Part, seeds
+from kd.report.parts import Panel, Part, seeds, several_teachers
 from kd.results.rows import Block
 from kd.results.runs import Run, Tree, records
 
@@ -19,7 +19,7 @@ STRETCHES = 120
 """Longer curves are averaged over so many equal stretches."""
 CLEAR = 3
 """Bands of more curves than these hide each other."""
-BAND = "Lines are means over seeds, bands reach from the lowest to the highest seed"
+BAND = "Lines are means over seeds, bands reach from the lowest to the highest seed (one seed has none)"
 Records = Mapping[str, Sequence[Tree]]
 """What was logged, by the run's directory."""
 
@@ -75,9 +75,10 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
         return Part("miou", heading, missing=missing)
     limit = block.first.recipe["evaluation"]["limit"]
     images = f"the first {limit} images of it, " if limit else ""
+    neutral = "the baseline in the neutral colour and " if block.group.baseline in drawn else ""
     caption = (
-        f"Selecting split {split}, {images}evaluated during training; {seeds(block)}. {BAND}. Each panel has the baseline in "
-        "the neutral colour and the other rows behind, on common axes; steps are those of all stages."
+        f"Selecting split {split}, {images}evaluated during training; {seeds(block)}. {BAND}. The first panel has all rows and "
+        f"no bands, each other one {neutral}the other rows behind, on the same axes; steps are those of all stages."
     )
     return Part(
         "miou",
@@ -91,7 +92,7 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
 
 def _level(block: Block) -> tuple[str, float] | None:
     """The teacher's mIoU on the selecting split, if all rows tell the same and the curves are of all its images."""
-    if block.first.recipe["evaluation"]["limit"]:
+    if block.first.recipe["evaluation"]["limit"] or several_teachers(block):
         return None
     told = [run.teacher for row in block.rows for run in row.runs if run.teacher]
     scores = {one.get("mIoU") for one in told if one.get("split") == block.first.selected_on}
@@ -103,13 +104,14 @@ def _each(block: Block, drawn: Mapping[str, Curve], level: tuple[str, float] | N
     """A panel of all rows, then one for each beside the baseline."""
     where = ("step", f"mIoU, {block.first.selected_on}, %")
     baseline = drawn.get(block.group.baseline or "")
-    yield Panel("all rows", curves(list(drawn.values()), "mIoU over steps, all rows", *where, level, bands=False))
+    ends = [value for curve in drawn.values() for value in (*curve.low, *curve.high)]
+    yield Panel("all rows", curves(list(drawn.values()), "mIoU over steps, all rows", *where, level, bands=False, also=ends))
     for label, curve in drawn.items():
         if curve is baseline or len(drawn) == 1:
             continue
         rest = [replace(other, faint=True) for other in drawn.values() if other is not curve and other is not baseline]
         shown = [*rest, *([baseline] if baseline else []), curve]
-        yield Panel(label, curves(shown, f"mIoU over steps, {label}", *where, level), curve.look)
+        yield Panel(label, curves(shown, f"mIoU over steps, {label}", *where, level, also=ends), curve.look)
 
 
 def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:

@@ -55,7 +55,7 @@ def _unjudged(rows: Sequence[Row]) -> list[str]:
     found = []
     if single:
         found.append(
-            f"With one paired seed nothing can be said about other seeds, and these are called neither better nor worse: "
+            f"With one seed on a side nothing can be said about other seeds, and these are called neither better nor worse: "
             f"{_named(single)}."
         )
     if blind:

@@ -93,7 +93,8 @@ def difference(
     """The difference of two rows, each a mapping of seed to (mIoU, its resamples ``B`` or None).
 
     Seeds that both have are paired, and the others left out; if they share none, the two means are compared and the seeds
-    of each side resampled on their own. The interval is None if any run has no resamples.
+    of each side resampled on their own. With one seed on a side the interval is over images only. It is None if any run has
+    no resamples.
     """
     shared = tuple(sorted(set(method) & set(baseline)))
     sides = [[row[seed] for seed in shared or sorted(row)] for row in (method, baseline)]
@@ -103,7 +104,9 @@ def difference(
     if any(len(some) < len(side) for some, side in zip(drawn, sides, strict=True)):
         return Delta(value, None, None, shared, over_seeds)
     ours, theirs = (np.stack(side) for side in drawn)
-    if shared:
+    if not over_seeds:
+        spread = ours.mean(0) - theirs.mean(0)
+    elif shared:
         spread = _over_seeds(ours - theirs, 1, level)
     else:
         spread = _over_seeds(ours, 1, level) - _over_seeds(theirs, 2, level)
@@ -112,11 +115,9 @@ def difference(
 
 
 def _over_seeds(values: Floats, stream: int, level: float) -> Floats:
-    """Means over resampled seeds: ``S B`` to ``B``."""
+    """Means over resampled seeds: ``S B`` to ``B``, two seeds or more."""
     seeds, resamples = values.shape
     centre = values.mean(0)
-    if seeds == 1:
-        return centre
     picked: Integers = np.random.default_rng([stream, seeds]).integers(seeds, size=(seeds, resamples))
     drawn = np.take_along_axis(values, picked, 0).mean(0)
     return centre + widening(seeds, level) * (drawn - centre)

@@ -70,7 +70,7 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
             continue
         names = dataset_label(run.recipe), student_label(run.recipe), json.dumps(_values(run, choices.by))
         families.setdefault(names, []).append(run)
-    taught_alike = [run for family in families.values() for run in family if any(_only_taught(run, other) for other in family)]
+    taught_alike = [run for family in families.values() for run in family if _only_taught(run, family)]
     families = {names: [run for run in family if run not in taught_alike] for names, family in families.items()}
     only_taught = {names for names, family in families.items() if all(_taught(run, runs) for run in family)}
     if len(only_taught) == len(families):
@@ -101,9 +101,14 @@ def is_teacher_of(run: Run, other: Run) -> bool:
     return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"), other)
 
 
-def _only_taught(run: Run, other: Run) -> bool:
-    """Whether ``run`` taught ``other``, a network of its kind, and was trained on another schedule: no row beside it."""
-    return is_teacher_of(run, other) and run.parts["schedule"] != other.parts["schedule"]
+def _only_taught(run: Run, family: Sequence[Run]) -> bool:
+    """Whether ``run`` is no row beside the networks of its kind that it taught: all like it taught on another schedule."""
+    own = [other for other in family if _kind(other) == _kind(run)]
+    return all(any(is_teacher_of(one, other) and _kind(one)[0] != _kind(other)[0] for other in family) for one in own)
+
+
+def _kind(run: Run) -> tuple[str, str]:
+    return run.parts["schedule"], row_label(run.recipe)
 
 
 def _measured_alike(teacher: Run, student: Run) -> bool:

@@ -19,6 +19,7 @@ from kd.config import Config, ConfigError, validate
 from kd.merging import Tree, override
 from kd.recipe import Recipe
 
+TWICE = "schedule.steps: budget fixes the students' steps; give budget.steps=N (and teachers={...} for theirs), or drop budget"
 Settings = dict[str, Any]
 """Dotted keys of a recipe to values, e.g. ``{"schedule.steps": 1000}``."""
 
@@ -82,11 +83,11 @@ class SweepFile(Config):
         if self.match and self.budget and self.budget.hours:
             raise ValueError("match and budget.hours are both given; equal hours match already, drop match")
         written = {key for change in self.overrides for key in change.settings} | self.settings.keys()
-        if self.teachers:
-            written |= {key for settings in self.teachers.values() for key in settings}
-        for key in sorted(written):
+        for key in sorted(written.union(*(self.teachers or {}).values())):
             known_key(key)
-        list(combinations(self))  # complains of axes that do not fit
+        axes = {key for choices in combinations(self) for choice in choices.values() for key in choice.settings}
+        if self.budget and "schedule.steps" in axes | written:
+            raise ValueError(TWICE)
         for condition in (*self.exclude, *(change.when for change in self.overrides)):
             self._check(condition)
         return self
@@ -164,15 +165,13 @@ def _overridden(written: SweepFile, overrides: Iterable[str]) -> tuple[SweepFile
             updates[key] = value
         else:
             known_key(key)
-            if written.budget and key == "schedule" and "steps" in value:
-                raise ConfigError(
-                    "schedule.steps: budget fixes the students' steps; give budget.steps=N, or teachers={...} for theirs"
-                )
             changes.append(change)
     if updates:
         loose = {"exclude": (), "overrides": ()}  # checked above; they may name values that are not asked for now
         checked = validate(SweepFile, {**written.model_dump(exclude_unset=True), **updates, **loose}, "sweep")
         written = checked.model_copy(update={key: getattr(written, key) for key in loose})
+    if written.budget and any(isinstance(change.get("schedule"), dict) and "steps" in change["schedule"] for change in changes):
+        raise ConfigError(TWICE)
     return written, tuple(changes)
 
 
