@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -94,7 +95,11 @@ def indexed(labels: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
 
 
 def write_samples(panels: Sequence[Panel], colours: Sequence[Colour], folder: Path) -> None:
-    """The parts of each panel as files: ``NN_NAME/image.jpg``, and ``target.png``, ``student.png`` ... with class numbers."""
+    """The parts of each panel as files: ``NN_NAME/image.jpg``, and ``target.png``, ``student.png`` ... with class numbers.
+
+    What was in the folder before goes.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
     for number, (name, image, maps) in enumerate(panels):
         place = folder / f"{number:02d}_{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', name)[-80:]}"
         place.mkdir(parents=True, exist_ok=True)

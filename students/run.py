@@ -102,7 +102,7 @@ def train(
             with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every) as progress:
                 trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
             result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
-            if not recipe.evaluation.every:
+            if not recipe.evaluation.every and distributed.is_main():
                 tracker.images(trainer.step, final_panels(folder), examiner.classes)
             tracker.summary(outcome(result))
     return result

@@ -68,7 +68,7 @@ class Tracker:
         self._view.log(step, values)
 
     def teacher(self, scores: Mapping[str, Any]) -> None:
-        """Show the teacher's scores beside the student's, in W&B only and once a run: ``teacher.json`` holds them."""
+        """Show the teacher's scores beside the student's, in W&B only, when a run begins: ``teacher.json`` holds them."""
         if scores and not self._resumed:
             self._view.log(0, {"teacher": scores})
 

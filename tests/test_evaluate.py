@@ -285,15 +285,27 @@ def test_batch_size_makes_no_difference(size: int) -> None:
     equal(evaluate(pixelwise, split, K, WHOLE), evaluate(pixelwise, [batch], K, WHOLE))
 
 
+def contrary(image: Tensor) -> Outputs:
+    """A teacher that thinks the opposite."""
+    return Outputs(-image.float())
+
+
 def test_processes_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pictures(5)
-    alone = evaluate(pixelwise, [batch], K, WHOLE)
+    alone = evaluate(pixelwise, [batch], K, WHOLE, teacher=contrary)
     shares = [[part(batch, slice(0, 3))], [part(batch, slice(2, 5))], []]  # one image twice, one process without any
-    tables = [evaluate(pixelwise, share, K, WHOLE) for share in shares]
-    others = {"Counts": [t.counts for t in tables[1:]], "Calibration": [t.calibration for t in tables[1:]]}
+    tables = [evaluate(pixelwise, share, K, WHOLE, teacher=contrary) for share in shares]
+    others = {
+        "Counts": [t.counts for t in tables[1:]],
+        "Calibration": [t.calibration for t in tables[1:]],
+        "Agreement": [t.agreement for t in tables[1:]],
+    }
     monkeypatch.setattr(evaluator, "gather", lambda table: [table, *others[type(table).__name__]])
-    together = evaluate(pixelwise, shares[0], K, WHOLE)
+    together = evaluate(pixelwise, shares[0], K, WHOLE, teacher=contrary)
     equal(together, alone)
+    assert together.agreement is not None
+    assert alone.agreement is not None
+    assert tell(together.agreement, "abc") == tell(alone.agreement, "abc")
     names = ("road", "sky", "bus")
     assert together.scores(names) == alone.scores(names)
 
@@ -345,7 +357,7 @@ def test_no_graph_is_built_and_calibration_is_optional() -> None:
 def test_a_teacher_is_compared_pixel_by_pixel() -> None:
     batch, more = pictures(3), pictures(5, seed=1)
     more = replace(more, ids=tuple(f"other{i}" for i in range(5)))
-    found = evaluate(pixelwise, [batch, more], K, WHOLE, teacher=lambda image: Outputs(-image.float()))
+    found = evaluate(pixelwise, [batch, more], K, WHOLE, teacher=contrary)
     assert found.agreement is not None
     expected = {name: dict.fromkeys(CASES, 0) for name in "abc"}
     same = labelled = 0

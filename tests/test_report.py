@@ -268,6 +268,8 @@ def test_scatter_and_bars() -> None:
     chart = str(scatter([Dot(LOOK, 1.0, 50.0, 2.0), Dot(LOOK, 2.0, 52.0, None)], "t", "hours", "mIoU"))
     assert chart.count('class="bar"') == 3
     shown = str(stacked([Bar("sky", {"both": 1, "neither": 3}), Bar("none", {"both": 0})], "t", {"both": "b", "neither": "n"}))
+    assert "scroll" not in shown
+    assert "scroll" in str(stacked([Bar(str(number), {"both": 1}) for number in range(150)], "t", {"both": "b"}))
     (left, right) = numbers(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', shown)
     assert right[1] == pytest.approx(3 * left[1], abs=0.2)
     assert right[0] == pytest.approx(left[0] + left[1], abs=0.11)

@@ -25,6 +25,7 @@ from kd.metrics.counts import Counts
 from kd.networks.build import load_network
 from students import checkpoint
 from students.guard import NonFiniteLossError
+from students.previews import write_samples
 from students.tracking import read_metrics
 from students.trainer import Trainer
 
@@ -243,6 +244,27 @@ def test_a_run_teaches_another(whole: Path, tmp_path: Path) -> None:
     assert result["teacher"]["mIoU"] == taught["mIoU"]
 
 
+def test_killed_before_the_result_is_written(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = checkpoint.write_json
+
+    def dies(path: Path, values: Any) -> None:
+        if path.name == "result.json":
+            raise RuntimeError("power cut")
+        original(path, values)
+
+    monkeypatch.setattr(checkpoint, "write_json", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        execute(resumable(), tmp_path)
+    assert (tmp_path / "counts.npz").exists()
+    monkeypatch.setattr(checkpoint, "write_json", original)
+    execute(resumable(), tmp_path)
+    same(whole, tmp_path)
+    assert (
+        json.loads((whole / "result.json").read_text())["agreement"]
+        == json.loads((tmp_path / "result.json").read_text())["agreement"]
+    )
+
+
 def test_a_run_keeps_what_a_report_shows(whole: Path, tmp_path: Path) -> None:
     """Who is right on the reported split, class by class; bins of confidence; the preview's label maps as numbers."""
     recipe = tiny("kd", teacher={"name": "run", "path": str(whole)}, run={"previews": 2})
@@ -256,6 +278,9 @@ def test_a_run_keeps_what_a_report_shows(whole: Path, tmp_path: Path) -> None:
     assert sum(result["last"]["test"]["reliability"]["pixels"]) == counts.valid.sum()
     folders = sorted((tmp_path / "previews" / "final").iterdir())
     assert len(folders) == 2
+    write_samples([("a/b", np.zeros((4, 4, 3), np.uint8), {})], [], tmp_path / "other")
+    write_samples([("c", np.zeros((4, 4, 3), np.uint8), {})], [], tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["00_c"]  # nothing stale stays
     data, network = open_split(recipe.data, "val"), load_network(tmp_path)[0].eval()
     for folder, index in zip(folders, (0, 1), strict=True):
         assert {file.name for file in folder.iterdir()} == {"image.jpg", "target.png", "teacher.png", "student.png"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -12,6 +12,8 @@ from kd.report.svg import Frame, Scale, area, element, frame, line, marker, pict
 
 DOTS = 12
 """Curves of at most so many points have a marker at each."""
+MANY = 40
+"""More bars than these are thinner."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _names(place: Frame, dots: Sequence[Dot]) -> list[Markup]:
             box = (start, base - 9, start + wide, base + 2)
             if box[0] > place.x.start and box[2] < place.width and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                found.append(text(words, left, base, anchor, class_=f"tag {dot.look.css}"))
+                found.append(text(words, left, base, anchor, class_="tag"))
                 break
     return found
 
@@ -141,12 +143,13 @@ class Bar:
     """One horizontal bar: counts by the CSS class of their part."""
 
     name: str
-    parts: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int]
 
 
 def stacked(bars: Sequence[Bar], title: str, names: Mapping[str, str]) -> Markup:
-    """Bars of shares that fill 100 %; ``names`` of the parts. A bar without a count says so."""
-    line_height = 17 if len(bars) <= 40 else 13
+    """Bars of shares that fill 100 %; ``names`` of the parts. A bar without a count says so; many scroll in their place."""
+    many = len(bars) > MANY
+    line_height = 13 if many else 17
     across = Scale(0, 100, 116, 350)
     height = 6 + line_height * len(bars) + 18
     rows = [_bar(bar, 4 + line_height * number, line_height, across, names) for number, bar in enumerate(bars)]
@@ -157,7 +160,8 @@ def stacked(bars: Sequence[Bar], title: str, names: Mapping[str, str]) -> Markup
         )
         for v in (0, 50, 100)
     ]
-    return picture(366, height, title, *rows, element("g", *marks, class_="axes"))
+    chart = picture(366, height, title, *rows, element("g", *marks, class_="axes"))
+    return element("div", chart, class_="scroll", tabindex=0) if many else chart
 
 
 def _bar(bar: Bar, top: float, height: float, across: Scale, names: Mapping[str, str]) -> Markup:

@@ -16,7 +16,7 @@ DASHES = (None, "7 3", "2 2.5", "9 3 2 3")
 
 @dataclass(frozen=True)
 class Look:
-    """``tone`` 0 is the baseline's. ``first`` is what a chart writes where a whole label has no room."""
+    """``tone`` 0 is the baseline's; ``shape`` counts the markers, ``dash`` is that of its lines (None: unbroken)."""
 
     label: str
     tone: int

@@ -40,7 +40,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One image's pictures, the classes' names and colours as CSS, and what could not be read."""
+    """One image's pictures."""
 
     name: str
     pictures: Sequence[Picture]
@@ -48,7 +48,8 @@ class Sheet:
 
 @dataclass
 class Gallery:
-    """All sheets of a block; ``legend`` holds the classes that appear on them."""
+    """All sheets of a block; ``legend`` holds the classes that appear on them (names, colours as CSS), ``unreadable`` a line
+    for each file that could not be shown."""
 
     sheets: list[Sheet] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)

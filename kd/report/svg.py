@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 Point = tuple[float, float]
 
+WIDTH = 360
 MARKERS = (
     "M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0z",
     "M-2.9-2.9h5.8v5.8h-5.8z",
@@ -151,9 +152,7 @@ def stroke(one: Point, other: Point, **more: object) -> Markup:
     return element("line", x1=one[0], y1=one[1], x2=other[0], y2=other[1], **more)
 
 
-def frame(
-    x: tuple[float, float], y: tuple[float, float], height: float = 220, width: float = 360, columns: int = 4, lines: int = 4
-) -> Frame:
+def frame(x: tuple[float, float], y: tuple[float, float], height: float = 220, columns: int = 4, lines: int = 4) -> Frame:
     """A frame whose axes hold the ranges ``x`` and ``y`` and end on ticks; the x axis begins and ends with its range if that
     begins at 0."""
     across, up = ticks(*x, columns), ticks(*y, lines)
@@ -161,4 +160,4 @@ def frame(
     across = [value for value in across if value <= right * (1 + 1e-9)]
     step = up[1] - up[0]
     left = 14 + 6.2 * max(len(told(value, step)) for value in up)
-    return Frame(width, height, Scale(across[0], right, left, width - 14), Scale(up[0], up[-1], height - 36, 22), across, up)
+    return Frame(WIDTH, height, Scale(across[0], right, left, WIDTH - 14), Scale(up[0], up[-1], height - 36, 22), across, up)

@@ -50,7 +50,7 @@ def _curve(look: Look, runs: Sequence[Run], logged: Records, pick: Callable[[Tre
         return None
     values = np.array([[table[step] for step in steps] for table in tables])
     x = np.array(steps, np.float64)
-    if len(steps) > STRETCHES:
+    if len(steps) >= STRETCHES:
         cuts = np.array_split(np.arange(len(steps)), STRETCHES)
         x, values = np.array([x[cut].mean() for cut in cuts]), np.stack([values[:, cut].mean(1) for cut in cuts], 1)
     return Curve(look, x.tolist(), values.mean(0).tolist(), values.min(0).tolist(), values.max(0).tolist(), len(tables))
@@ -138,5 +138,5 @@ def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
 
 
 def _thinned(drawn: Any) -> str:
-    long = any(len(curve.x) == STRETCHES for curve in drawn)
-    return f" Curves with more than {STRETCHES} points are averaged over {STRETCHES} equal stretches." if long else ""
+    long = any(len(curve.x) >= STRETCHES for curve in drawn)
+    return f" Curves with {STRETCHES} points or more are averaged over {STRETCHES} equal stretches." if long else ""
