@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from kd.config import InputError
+from kd.data.writing import write_whole
 from kd.distributed import is_main
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -89,6 +90,4 @@ def write_json(path: Path, values: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text aside, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))

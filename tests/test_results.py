@@ -17,7 +17,7 @@ from kd.results.groups import Choices
 from kd.results.labels import row_label, student_label, teacher_label
 from kd.results.notes import about
 from kd.results.rows import Block, Row, statistics, summarise
-from kd.results.runs import load_counts, load_runs
+from kd.results.runs import load_counts, load_runs, records
 
 
 def three(folder: Path, kind: str, middle: float, changes: dict[str, Any] | None = None, **knobs: Any) -> None:
@@ -129,6 +129,14 @@ def test_what_is_unfinished_or_damaged_is_named(tmp_path: Path) -> None:
         assert reason in line
         assert "restore it, or move the directory away" in line
     assert found.left_out == [str(found.incomplete[0]), *found.damaged]
+
+
+def test_strange_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0, curve=[(3, 40.0), (6, 41.5)])
+    with (tmp_path / "ce" / "seed1" / "metrics.jsonl").open("ab") as file:
+        file.write(b'\n\xff\xfe\n{"step": 6, "val": 5}\n{"step": "x"}\n[1]\n7\n{"step": 6, "val": {"mIoU": "NaN"}}\n{"st')
+    assert row(only(tmp_path), "ce").flags == ("under-trained",)
+    assert len(records(tmp_path / "ce" / "seed1")) == 4
 
 
 def test_a_run_is_read_once(tmp_path: Path) -> None:
@@ -263,6 +271,8 @@ def test_by_makes_blocks_and_allow_mixes(tmp_path: Path) -> None:
     block = only(tmp_path, Choices(allow=("schedule.steps",)))
     assert (block.allowed, row(block, "kd").steps) == (("schedule.steps",), 12)
     assert row(block, "ce").flags == ()  # another attempt at seeds that are there
+    with pytest.raises(ConfigError, match=r"--allow schedule.stps: no recipe.yaml has such a key"):
+        summarise(load(tmp_path), Choices(allow=("schedule.stps",)))
     with pytest.raises(ConfigError, match=r"--by schedule.nothing: .*recipe.yaml has no such value"):
         summarise(load(tmp_path), Choices(by=("schedule.nothing",)))
 

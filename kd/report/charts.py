@@ -161,7 +161,7 @@ def stacked(bars: Sequence[Bar], title: str, names: Mapping[str, str]) -> Markup
         for v in (0, 50, 100)
     ]
     chart = picture(366, height, title, *rows, element("g", *marks, class_="axes"))
-    return element("div", chart, class_="scroll", tabindex=0) if many else chart
+    return element("div", chart, class_="scroll", tabindex=0, role="region", aria_label=title) if many else chart
 
 
 def _bar(bar: Bar, top: float, height: float, across: Scale, names: Mapping[str, str]) -> Markup:

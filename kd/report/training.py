@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from kd.report.charts import Curve, curves
 from kd.report.looks import Look
 from kd.report.parts import Panel, Part, seeds, several_teachers
 from kd.results.rows import Block
-from kd.results.runs import Run, Tree, records
+from kd.results.runs import Run, Tree, number, records
 
 STRETCHES = 120
 """Longer curves are averaged over so many equal stretches."""
@@ -26,19 +25,8 @@ Records = Mapping[str, Sequence[Tree]]
 
 def training(block: Block, looks: Mapping[str, Look]) -> list[Part]:
     """The parts on mIoU and on losses."""
-    logged = {str(run.folder): _records(run) for row in block.rows for run in row.runs}
+    logged = {str(run.folder): records(run.folder) for row in block.rows for run in row.runs}
     return [_scores(block, looks, logged), _losses(block, looks, logged)]
-
-
-def _records(run: Run) -> list[Tree]:
-    return [record for record in records(run.folder) if isinstance(record, dict) and isinstance(record.get("step"), int)]
-
-
-def _number(record: Any, *keys: str) -> float | None:
-    for key in keys:
-        record = record.get(key) if isinstance(record, dict) else None
-    finite = isinstance(record, int | float) and math.isfinite(record)
-    return float(record) if finite else None
 
 
 def _curve(look: Look, runs: Sequence[Run], logged: Records, pick: Callable[[Tree], float | None]) -> Curve | None:
@@ -62,7 +50,7 @@ def _table(logged: Sequence[Tree], pick: Callable[[Tree], float | None]) -> dict
 
 
 def _all(block: Block, looks: Mapping[str, Look], logged: Records, *keys: str) -> dict[str, Curve]:
-    found = {row.label: _curve(looks[row.label], row.runs, logged, lambda one: _number(one, *keys)) for row in block.rows}
+    found = {row.label: _curve(looks[row.label], row.runs, logged, lambda one: number(one, *keys)) for row in block.rows}
     return {label: curve for label, curve in found.items() if curve}
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError, InputError
 from kd.results.labels import covers, dataset_label, differing, flat, is_plain, row_label, student_label, teacher_label
+from kd.results.lineage import is_teacher_of, measured_alike, only_taught, only_tokens_of
 from kd.results.runs import Run
 
 COMPARED = ("data", "augmentation", "student", "teacher", "schedule", "evaluation")
@@ -63,25 +62,34 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
         ConfigError: rows that claim the same pair differ in a part that they must share, two runs are the same recipe and
             seed, the baseline is ambiguous or unknown, or a key of ``by`` unknown.
     """
+    _check_keys(runs, choices.allow)
     families: dict[tuple[str, str, str], list[Run]] = {}
-    learnt = [run for run in runs if any(_only_tokens_of(run, other) for other in runs)]
+    learnt = [run for run in runs if any(only_tokens_of(run, other) for other in runs)]
     for run in runs:
         if run in learnt:
             continue
         names = dataset_label(run.recipe), student_label(run.recipe), json.dumps(_values(run, choices.by))
         families.setdefault(names, []).append(run)
-    taught_alike = [run for family in families.values() for run in family if _only_taught(run, family)]
+    taught_alike = [run for family in families.values() for run in family if only_taught(run, family)]
     families = {names: [run for run in family if run not in taught_alike] for names, family in families.items()}
-    only_taught = {names for names, family in families.items() if all(_taught(run, runs) for run in family)}
-    if len(only_taught) == len(families):
-        only_taught = set()
-    helpers = [run for names, family in families.items() if names in only_taught for run in family] + taught_alike + learnt
-    found = [_blocks(names, family, helpers, choices) for names, family in families.items() if names not in only_taught]
+    teaching = {names for names, family in families.items() if all(_taught(run, runs) for run in family)}
+    if len(teaching) == len(families):
+        teaching = set()
+    helpers = [run for names, family in families.items() if names in teaching for run in family] + taught_alike + learnt
+    found = [_blocks(names, family, helpers, choices) for names, family in families.items() if names not in teaching]
     groups = [block for blocks in found for block in blocks]
     labels = sorted({label for block in groups for label in block.rows})
     if choices.baseline and choices.baseline not in labels:
         raise ConfigError(f"--baseline {choices.baseline}: there is no such row; rows: {', '.join(labels)}")
     return groups
+
+
+def _check_keys(runs: Sequence[Run], allow: Iterable[str]) -> None:
+    """A misspelt key would silently allow nothing."""
+    known = {leaf for run in runs for part in run.recipe for leaf, _ in flat(run.recipe[part], part)}
+    for key in allow:
+        if not any(covers((key,), leaf) for leaf in known):
+            raise ConfigError(f"--allow {key}: no recipe.yaml has such a key; give a dotted key like schedule.steps")
 
 
 def _values(run: Run, keys: Iterable[str]) -> dict[str, Any]:
@@ -94,47 +102,6 @@ def _values(run: Run, keys: Iterable[str]) -> dict[str, Any]:
 
 def _taught(run: Run, runs: Iterable[Run]) -> bool:
     return any(is_teacher_of(run, other) for other in runs)
-
-
-def is_teacher_of(run: Run, other: Run) -> bool:
-    """Whether ``other``'s recipe names ``run``'s directory as its teacher; relative paths count from anywhere."""
-    return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"), other)
-
-
-def _only_taught(run: Run, family: Sequence[Run]) -> bool:
-    """Whether ``run`` is no row beside the networks of its kind that it taught: all like it taught on another schedule."""
-    own = [other for other in family if _kind(other) == _kind(run)]
-    return all(any(is_teacher_of(one, other) and _kind(one)[0] != _kind(other)[0] for other in family) for one in own)
-
-
-def _kind(run: Run) -> tuple[str, str]:
-    return run.parts["schedule"], row_label(run.recipe)
-
-
-def _measured_alike(teacher: Run, student: Run) -> bool:
-    """Same data, reported split and inference; how often a teacher was evaluated while it trained does not matter."""
-    keys = differing(teacher.recipe, student.recipe, ("evaluation",))
-    alike = not any(covers(("evaluation.predictor", "evaluation.report"), key) for key in keys)
-    return alike and teacher.parts["data"] == student.parts["data"]
-
-
-def _only_tokens_of(run: Run, other: Run) -> bool:
-    """Whether ``other`` took its tokens from ``run``, which was trained on another schedule and so is no row beside it."""
-    method = other.recipe.get("method") or {}
-    paths = [one.get("tokens") for one in (method, *method.get("members", ()))]
-    return any(_lies_at(run, path, other) for path in paths) and run.parts["schedule"] != other.parts["schedule"]
-
-
-def _lies_at(run: Run, path: str | None, other: Run) -> bool:
-    """Whether a path in ``other``'s recipe is ``run``'s directory; from where it was relative is not known any more."""
-    parts, folder = Path((path or "").removesuffix("method.safetensors")).parts, run.folder.resolve()
-    if not parts:
-        return False
-    if re.fullmatch(r".+-[0-9a-f]{12}-s\d+", parts[-1]):  # a sweep's name tells the content, wherever it was copied to
-        return folder.name == parts[-1]
-    if len(parts) == 1:  # such as seed0, of which there are many
-        return any(folder == parent / parts[0] for parent in other.folder.resolve().parents)
-    return folder.parts[-len(parts) :] == parts
 
 
 def _blocks(names: tuple[str, str, str], family: list[Run], helpers: list[Run], choices: Choices) -> list[Group]:
@@ -162,8 +129,8 @@ def _block(names: tuple[str, str, str], teacher: str | None, family: list[Run], 
     for runs in rows.values():
         _once(runs)
     ours = [run for run in helpers if any(is_teacher_of(run, other) for other in taught)]
-    same = [run for run in ours if _measured_alike(run, first)]
-    tokens = [run for run in helpers if any(_only_tokens_of(run, other) for other in taught)]
+    same = [run for run in ours if measured_alike(run, first)]
+    tokens = [run for run in helpers if any(only_tokens_of(run, other) for other in taught)]
     others = [run for run in (*ours, *tokens) if run not in same]
     return Group(names[0], names[1], teacher, json.loads(names[2]), rows, baseline, same, others, matched)
 

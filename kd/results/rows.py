@@ -14,7 +14,7 @@ from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
 from kd.results.groups import Choices, Group, group
 from kd.results.labels import dataset_label, rank, row_label, student_label
-from kd.results.runs import Run, Runs, load_counts, records
+from kd.results.runs import Run, Runs, load_counts, number, records
 
 RISE, TAIL = 1.0, 0.2
 """A baseline is under-trained if it rises by more than RISE points over the last TAIL of its steps."""
@@ -215,8 +215,8 @@ def _rise(baseline: Sequence[Run]) -> tuple[float, str]:
     """
     gains = []
     for run in baseline:
-        curve = [(r["step"], r[run.selected_on].get("mIoU")) for r in records(run.folder) if run.selected_on in r]
-        known = [(step, miou) for step, miou in curve if isinstance(miou, float)]
+        curve = [(record["step"], number(record, run.selected_on, "mIoU")) for record in records(run.folder)]
+        known = [(step, miou) for step, miou in curve if miou is not None]
         early = [miou for step, miou in known if step <= (1 - TAIL) * run.steps]
         if early and known[-1][0] == run.steps:
             gains.append(known[-1][1] - early[-1])

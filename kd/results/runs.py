@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,19 +155,27 @@ def _plan(folder: Path) -> Tree | None:
         return None  # no sweep wrote this directory
 
 
-def records(folder: Path) -> list[Tree]:
-    """What ``metrics.jsonl`` holds, without lines that are cut off; empty if there is no such file."""
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What ``metrics.jsonl`` holds, without lines that are cut off or no record of a step; empty if there is no such file."""
     path, found = folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             found.append(json.loads(line))
         except ValueError:
             continue  # a run that was killed while it wrote
-    return found
+    return [record for record in found if isinstance(record, dict) and isinstance(record.get("step"), int)]
+
+
+def number(record: Any, *keys: str) -> float | None:
+    """The finite number that a record holds below some keys, if it does."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    finite = isinstance(record, int | float) and math.isfinite(record)
+    return float(record) if finite else None
 
 
 def _step(folder: Path) -> int:
-    return max((record.get("step", 0) for record in records(folder)), default=0)
+    return max((record["step"] for record in records(folder)), default=0)
 
 
 def load_counts(run: Run) -> Counts:
