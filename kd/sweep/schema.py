@@ -60,7 +60,7 @@ class SweepFile(Config):
     recipe: a recipe below ``recipes/``, or several; ``{axis}`` in it is replaced: ``camvid/{pair}_{method}``.
     axes: axis to values; a grid, or several one after the other. An axis that is not in ``recipe`` is a dotted key of the
         recipe, or a mapping of labels to settings. One value counts as a list of one.
-    settings: for all points. ``overrides``: for some. ``exclude``: points left out, written as in ``when``.
+    settings: for all students. ``overrides``: for some. ``exclude``: those left out, written as in ``when``.
     teachers: recipes whose runs are trained first, with settings for each. By default every teacher whose path is
         ``runs/FOLDER/RECIPE/seedN``, where that recipe exists.
     tokens: ``shared``: those of MasKD are learnt once for all seeds and students that they would suit.
