@@ -149,7 +149,8 @@ def _tree(path: Path) -> Tree:
         reason = error.strerror if isinstance(error, OSError) else f"no YAML, {' '.join(str(error).split())}"
         raise ConfigError(f"cannot be read ({reason}); give a sweep, e.g. one of recipes/sweeps/") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"holds a {type(tree).__name__}; a sweep is a mapping with the keys recipe and axes")
+        what = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise ConfigError(f"{what}; a sweep is a mapping with the keys recipe and axes")
     return tree
 
 
