@@ -91,7 +91,7 @@ class Dot:
 def scatter(dots: Sequence[Dot], title: str, x_label: str, y_label: str) -> Markup:
     """Points with vertical bars; each is named where its name hits no other name or point."""
     ends = [dot.y + sign * (dot.std or 0) for dot in dots for sign in (-1, 1)]
-    place = frame((0, 1.08 * max(dot.x for dot in dots)), (min(ends), max(ends)), height=270)
+    place = frame((0, 1.25 * max(dot.x for dot in dots)), (min(ends), max(ends)), height=270)
     parts = [place.axes(x_label, y_label), *(_dot(place, dot) for dot in dots), *_names(place, dots)]
     return picture(place.width, place.height, title, *parts)
 
