@@ -72,9 +72,9 @@ def results(folder: Path) -> dict[str, Any]:
 def test_killed_three_times_and_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL of the whole group at random moments loses nothing: results and table are those of runs made one by one."""
     write_recipes(tmp_path)
-    sweep, folder = write(tmp_path), tmp_path / "cut"
+    sweep, folder = write(tmp_path, axes={"method": ["ce", "kd"], "seed": 0}), tmp_path / "cut"
     points = expand(read_sweep(sweep), ROOT)
-    moments = sorted(random.sample(range(1, 34), 3))  # of 38 steps in all
+    moments = sorted(random.sample(range(1, 19), 3))  # of 22 steps in all
     for moment in moments:
         process = start(sweep, folder)
         while process.poll() is None and sum(logged_step(folder / ROOT / point.name) for point in points) < moment:
@@ -85,7 +85,7 @@ def test_killed_three_times_and_finished(tmp_path: Path, monkeypatch: pytest.Mon
         process.communicate()
     code, out, err = finish(sweep, folder)
     assert code == 0, err
-    assert "5 finished of 5 points" in out
+    assert "3 finished of 3 points" in out
     whole = one_by_one(points, tmp_path / "whole", monkeypatch)
     assert results(folder) == whole, f"cut at {moments}"
     assert table(folder) == table(tmp_path / "whole"), f"cut at {moments}"
@@ -108,7 +108,7 @@ def one_by_one(points: list[Point], folder: Path, monkeypatch: pytest.MonkeyPatc
 def table(folder: Path) -> tuple[str, list[dict[str, Any]]]:
     """The brief table as it is printed, and every number of the long one that is no time, no memory and no path."""
     blocks = summarise(load_runs([folder / ROOT]), Choices(), resamples=200)
-    assert [(row.label, row.seeds) for row in blocks[0].rows] == [("ce", [0, 1]), ("kd", [0, 1])]
+    assert [(row.label, row.seeds) for row in blocks[0].rows] == [("ce", [0]), ("kd", [0])]
     costs = ("seconds_per_step", "times_baseline", "peak_memory_mb", "accelerator_hours", "folders")
     rows = [{key: value for key, value in row.items() if key not in costs} for row in records(blocks, load_published(NUMBERS))]
     return markdown(brief(blocks, load_published(NUMBERS), best=True)), rows
