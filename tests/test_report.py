@@ -306,7 +306,7 @@ def test_the_teacher_is_a_line_only_beside_curves_of_the_same_images(tmp_path: P
         write_run(tmp_path / str(limit) / "kd", tiny("kd", evaluation={"limit": limit}), 50.0)
         text, read = written(tmp_path / str(limit))
         assert ('class="level"' in text) == (limit == 0)
-        assert ("the first 2 images of it" in read.text) == (limit == 2)
+        assert ("2 images of it, evenly spread" in read.text) == (limit == 2)
 
 
 def test_panels_of_one_score_share_their_axes(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tf
 
 from kd.config import Config
+from kd.data.pixels import functional
 from kd.types import IGNORE, Geometry
 
 
@@ -76,9 +75,9 @@ def _uniform(generator: torch.Generator) -> float:
 
 def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentation) -> tuple[Tensor, Tensor]:
     """Apply a geometry: image uint8 ``3 H W`` and labels uint8 ``H W`` to the crop size. Padding is ``fill`` and ignored."""
-    size, crop = [geometry.height, geometry.width], config.crop
-    image = tf.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
-    labels = tf.resize(labels.unsqueeze(0), size, InterpolationMode.NEAREST_EXACT)
+    tf, size, crop = functional(), [geometry.height, geometry.width], config.crop
+    image = tf.resize(image, size, tf.InterpolationMode.BILINEAR, antialias=True)
+    labels = tf.resize(labels.unsqueeze(0), size, tf.InterpolationMode.NEAREST_EXACT)
     top, left = max(geometry.top, 0), max(geometry.left, 0)
     image, labels = (
         image[:, top : top + crop[0], left : left + crop[1]],
@@ -96,6 +95,7 @@ def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentati
 
 def recolour(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Brightness, contrast and saturation, each by a factor uniform in [1 - strength, 1 + strength]."""
+    tf = functional()
     for adjust in (tf.adjust_brightness, tf.adjust_contrast, tf.adjust_saturation):
         image = adjust(image, 1 + strength * (2 * _uniform(generator) - 1))
     return image

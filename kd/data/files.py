@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tf
 
 from kd.config import ConfigError, InputError
+from kd.data.pixels import functional
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 """What counts as a picture, in lower case."""
@@ -189,5 +188,6 @@ def resized(image: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tupl
     """Both at ``size`` (H, W): the image bilinear with antialiasing, the labels nearest. Unchanged for None."""
     if size is None or tuple(labels.shape) == tuple(size):
         return image, labels
-    image = tf.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
-    return image, tf.resize(labels.unsqueeze(0), list(size), InterpolationMode.NEAREST_EXACT)[0]
+    tf = functional()
+    image = tf.resize(image, list(size), tf.InterpolationMode.BILINEAR, antialias=True)
+    return image, tf.resize(labels.unsqueeze(0), list(size), tf.InterpolationMode.NEAREST_EXACT)[0]

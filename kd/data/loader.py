@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from kd.config import ConfigError
 from kd.data.augment import Augmentation, augment
 from kd.data.dataset import Dataset
+from kd.data.pixels import functional
 from kd.seeds import derive, generator
 from kd.types import Batch, Geometry
 
@@ -126,7 +127,7 @@ def training_batches(
     Raises:
         ConfigError: the global batch does not divide evenly.
     """
-    _end_workers_at_exit(workers)
+    _prepare(workers)
     portions = Portions(Order(len(data), batch, seed), first, last, accumulate, rank, world)
     return DataLoader(
         Crops(data, augmentation, derive(seed, "crops")),
@@ -142,7 +143,7 @@ def whole_batches(
     data: Dataset, *, batch: int = 1, limit: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
 ) -> DataLoader[Any]:
     """Every image once over all processes, un-augmented, in order. ``limit`` spreads that many evenly over the data set."""
-    _end_workers_at_exit(workers)
+    _prepare(workers)
     length = len(data)
     chosen = range(length) if not 0 < limit < length else [index * length // limit for index in range(limit)]
     return DataLoader(
@@ -157,8 +158,10 @@ def whole_batches(
 
 
 @cache
-def _end_workers_at_exit(workers: int) -> None:
-    """Workers ignore SIGTERM (see ``_settle``), so that after an error python would wait for them for ever."""
+def _prepare(workers: int) -> None:
+    """Import what workers need before they fork; and see to their end: they ignore SIGTERM (see ``_settle``), so that after an
+    error python would wait for them for ever."""
+    functional()
     if workers:
         atexit.register(_end_workers)
 

@@ -62,7 +62,7 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
         missing = "No run was evaluated while it trained (`evaluation.every`), or `metrics.jsonl` is not there: no curves."
         return Part("miou", heading, missing=missing)
     limit = block.first.recipe["evaluation"]["limit"]
-    images = f"the first {limit} images of it, " if limit else ""
+    images = f"{limit} images of it, evenly spread, " if limit else ""
     neutral = "the baseline in the neutral colour and " if block.group.baseline in drawn else ""
     caption = (
         f"Selecting split {split}, {images}evaluated during training; {seeds(block)}. {BAND}. The first panel has all rows and "
