@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from kd.sweep.schema import file_name
 from kd.types import IGNORE
 
 Colour = tuple[int, int, int]
@@ -101,7 +101,7 @@ def write_samples(panels: Sequence[Panel], colours: Sequence[Colour], folder: Pa
     """
     shutil.rmtree(folder, ignore_errors=True)
     for number, (name, image, maps) in enumerate(panels):
-        place = folder / f"{number:02d}_{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', name)[-80:]}"
+        place = folder / f"{number:02d}_{file_name(name)[-80:]}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(place / "image.jpg", quality=92, subsampling=0)
         for title, labels in maps.items():

@@ -392,6 +392,9 @@ def test_a_path_that_tells_nothing_makes_no_teacher(tmp_path: Path, path: str) -
         write_run(tmp_path / "kd" / "ce", tiny(student={"backbone": "resnet34"}), 70.0)
         blocks = summarise(load(tmp_path), Choices())
         assert sorted(block.teacher is not None for block in blocks if len(block.rows) == 2) == [False, True]
+        write_run(tmp_path / "long" / "seed0", tiny(schedule={"steps": 12}), 70.0)
+        with pytest.raises(ConfigError, match=r"schedule.steps: 6 and 12"):  # one seed0 of many is nobody's teacher
+            summarise(load(tmp_path), Choices())
 
 
 def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:

@@ -70,8 +70,11 @@ def expand(sweep: Sweep, root: Path, clock: Clock | None = None) -> list[Point]:
 
 def _placed(point: Point, groups: Groups, source: str) -> Point:
     """With W&B's group and job type. No name changes: ``run`` is no part of a fingerprint."""
+    settings = groups.settings(point.recipe, point.role)
+    if not settings:
+        return point
     written = Written(plain(point.recipe), dict(point.origins))
-    written.apply(groups.settings(point.recipe, point.role), source)
+    written.apply(settings, source)
     return replace(point, recipe=build(written.tree), origins=written.origins)
 
 
