@@ -15,9 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny
+from pydantic_core import CoreSchema
 
 from kd.config import ConfigError, Named
+
+MARK = "x-chosen-from"
+"""In a JSON Schema: a value whose name chooses a class, by the folder and the base of the classes."""
 
 
 @cache
@@ -70,7 +74,22 @@ def named(folder: str, base: str) -> Any:
             raise ConfigError(f"needs a name; it chooses a file of {folder.replace('.', '/')}/")
         return lookup(folder, name, base).Config.model_validate(dict(value))
 
-    return Annotated[SerializeAsAny[Named], BeforeValidator(check)]
+    return Annotated[SerializeAsAny[Named], BeforeValidator(check), _Marked(folder, base)]
+
+
+class _Marked:
+    """Tells the generator of JSON Schemas which classes a name may choose."""
+
+    def __init__(self, folder: str, base: str) -> None:
+        self.mark = [folder, base]
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {MARK: self.mark}
+
+
+def own_name(name: str) -> str:
+    """A class as labels and terms call it: its file's name, or the lower-case name of the user's own class."""
+    return name.rpartition(":")[2].lower()
 
 
 def _own(name: str, base: str) -> type[Any]:
@@ -79,7 +98,7 @@ def _own(name: str, base: str) -> type[Any]:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"'{name}' cannot be imported ({error}); write package.module:Class, with its folder on PYTHONPATH"
+            f"'{name}' cannot be imported ({error}); write package.module:Class, with its folder here or on PYTHONPATH"
         ) from error
     if not isinstance(found, type) or base not in {parent.__name__ for parent in found.__mro__}:
         raise ConfigError(f"'{name}' is not a {base}; derive the class from it")

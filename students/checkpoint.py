@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 
 from kd.config import InputError
-from kd.data.writing import write_whole
 from kd.distributed import is_main
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -69,25 +67,3 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"{folder}: another process is training there; wait for it, or choose another --output") from None
         yield
-
-
-def read_json(path: Path) -> Any:
-    """What :func:`write_json` wrote.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}); restore it, or move the directory away and run anew") from None
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON aside, then rename."""
-    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text aside, then rename."""
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))

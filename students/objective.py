@@ -14,7 +14,7 @@ from kd.losses.loss import Loss
 from kd.losses.mixture import Mixture, check_weights
 from kd.methods.method import Method
 from kd.networks.network import Network
-from kd.recipe import Recipe
+from kd.recipe.schema import Recipe
 from kd.types import Batch, Outputs, Sizes
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from kd import distributed
 from kd.networks.build import save_network
-from kd.recipe import Recipe
+from kd.recipe.schema import Recipe
 from kd.types import Stage
 from students.environment import peak_memory_mb
-from students.examiner import Examiner
+from students.examining.examiner import Examiner
 from students.progress import Progress
-from students.tracking import Tracker
+from students.tracking.tracker import Tracker
 from students.trainer import Trainer
 from teachers import Teacher
 

@@ -16,21 +16,24 @@ from kd.config import ConfigError
 from kd.data.dataset import Dataset
 from kd.data.loader import training_batches
 from kd.evaluate.evaluator import Evaluation
+from kd.files import read_json, write_json, write_text
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
 from kd.networks.synchronise import synchronise
-from kd.recipe import IDENTITY, Origins, Recipe, describe, fingerprint, plain
+from kd.recipe.loading import describe
+from kd.recipe.merging import Origins
+from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
 from kd.seeds import seed_everything
 from students import checkpoint
 from students.environment import environment, peak_memory_mb
-from students.examiner import Examiner
+from students.examining.examiner import Examiner
+from students.examining.previews import write_samples
 from students.objective import build_objective
-from students.previews import write_samples
 from students.progress import Progress, say
 from students.recorder import Recorder
-from students.tracking import Tracker
+from students.tracking.tracker import Tracker
+from students.tracking.wandb_facts import about, final_panels, outcome
 from students.trainer import Trainer
-from students.wandb_facts import about, final_panels, outcome
 from teachers import Teacher
 
 
@@ -42,14 +45,14 @@ def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """
     begun = [name for name in (checkpoint.NAME, checkpoint.PREVIOUS, "result.json") if (folder / name).exists()]
     if begun and (folder / "run.json").exists():
-        known = checkpoint.read_json(folder / "run.json")
+        known = read_json(folder / "run.json")
         if (known["fingerprint"], known["seed"]) != (fingerprint(recipe), recipe.seed):
             raise ConfigError(
                 f"{folder}: holds another run ({_changed(recipe, folder)}); a run is never overwritten. Choose another "
                 "--output, or remove the directory"
             )
     result = folder / "result.json"
-    return checkpoint.read_json(result) if result.exists() else None
+    return read_json(result) if result.exists() else None
 
 
 def _changed(recipe: Recipe, folder: Path) -> str:
@@ -145,15 +148,15 @@ def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(folder / "recipe.yaml", describe(recipe, origins))
+        write_text(folder / "recipe.yaml", describe(recipe, origins))
         mark = fingerprint(recipe)
-        known = checkpoint.read_json(path) if path.exists() else {}
+        known = read_json(path) if path.exists() else {}
         if (known.get("fingerprint"), known.get("seed")) != (mark, recipe.seed):
             (folder / "teacher.json").unlink(missing_ok=True)
             identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
-            checkpoint.write_json(path, identity)
+            write_json(path, identity)
     distributed.barrier()
-    return checkpoint.read_json(path)
+    return read_json(path)
 
 
 def _conclude(
@@ -195,7 +198,7 @@ def _conclude(
         panels = examiner.previews(network, teacher, folder / "previews" / "final.png")
         write_samples(panels, examiner.colours, folder / "previews" / "final")
         final.counts.save(folder / "counts.npz")
-        checkpoint.write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result)
     distributed.barrier()
     return result
 
@@ -212,7 +215,7 @@ def _keep(trainer: Trainer, folder: Path) -> None:
 
 def _teacher_scores(folder: Path) -> Any:
     path = folder / "teacher.json"
-    return checkpoint.read_json(path) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def _agreement(recipe: Recipe, final: Evaluation, classes: tuple[str, ...]) -> dict[str, Any] | None:

@@ -1,13 +1,10 @@
-"""Stages of a method and the precision of a device: small pure functions of the recipe."""
+"""Stages of a method and the steps that belong to each."""
 
 from __future__ import annotations
 
 from itertools import accumulate
 from typing import NamedTuple
 
-import torch
-
-from kd.config import ConfigError
 from kd.types import Stage
 
 
@@ -30,18 +27,3 @@ def spans(stages: tuple[Stage, ...], steps: int) -> list[Span]:
 def span_at(found: list[Span], step: int) -> Span:
     """The stage that a step belongs to."""
     return next(span for span in found if step < span.end)
-
-
-def precision(choice: str, device: torch.device) -> torch.dtype:
-    """The type that autocast computes in. ``auto``: bf16 on GPUs that have it, fp16 on others, fp32 on the CPU.
-
-    Raises:
-        ConfigError: fp16 on the CPU, which has no use for it.
-    """
-    if choice == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if choice == "fp16" and device.type == "cpu":
-        raise ConfigError("schedule.precision: fp16 needs a GPU; use bf16 or fp32 on the CPU")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]

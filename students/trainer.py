@@ -17,16 +17,17 @@ from kd import distributed
 from kd.config import ConfigError
 from kd.losses.mixture import weighted_sum
 from kd.networks.network import Network
-from kd.recipe import Recipe
+from kd.recipe.schema import Recipe
 from kd.seeds import seed_everything
 from kd.types import IGNORE, Batch, Outputs, Stage
 from students import checkpoint
-from students.guard import diagnose
+from students.nonfinite import diagnose
 from students.objective import Objective
 from students.optimizers import build_optimizers
+from students.precision import precision
 from students.progress import say
 from students.signals import REQUEUE, Interrupted, StopSignals
-from students.stages import precision, span_at, spans
+from students.stages import span_at, spans
 from teachers import Teacher
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kd.types import Outputs, Sizes
-from teachers.members import Member, build_member, log_mean
+from teachers.composite import Member, build_member, log_mean
 from teachers.teacher import Teacher
 
 

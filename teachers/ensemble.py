@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kd.types import Outputs, Sizes
-from teachers.members import Member, build_member, log_mean
+from teachers.composite import Member, build_member, log_mean
 from teachers.teacher import Teacher
 
 

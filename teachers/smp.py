@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.types import Outputs
-from teachers.files import weights_mark
 from teachers.foreign import Pixels, by_number, install_hint, measured
 from teachers.teacher import Teacher
+from teachers.weight_files import weights_mark
 
 Triple = tuple[float, float, float]
 

@@ -17,7 +17,7 @@ from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.voc import VOC
 from kd.lookup import lookup
-from kd.recipe import build, plain
+from kd.recipe.schema import build, plain
 from students.run import train
 
 SIZE = (24, 32)

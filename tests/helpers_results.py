@@ -11,7 +11,8 @@ import numpy as np
 
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
-from kd.recipe import IDENTITY, Recipe, describe, fingerprint
+from kd.recipe.loading import describe
+from kd.recipe.schema import IDENTITY, Recipe, fingerprint
 from kd.results.runs import Runs, load_runs
 
 PIXELS = 10_000

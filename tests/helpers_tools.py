@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
+from kd.commands.main import main
 from kd.networks.build import build_network, network_config, save_network
 from kd.networks.network import Network
 
@@ -46,16 +45,13 @@ def saved(folder: Path, name: str = "student", **knobs: Any) -> Network:
     return network
 
 
-def call(tool: str, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a tool in its own process."""
-    command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, words)]
+def call(command: str, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of ``kd`` in its own process."""
+    line = [sys.executable, "-m", "kd", command, *map(str, words)]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=surroundings, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=200, env=surroundings, check=False)
 
 
-def inside(monkeypatch: pytest.MonkeyPatch, tool: str, *words: object) -> object:
-    """Run a tool in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, words)])
-    with pytest.raises(SystemExit) as done:
-        runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
-    return done.value.code
+def inside(command: str, *words: object) -> int:
+    """Run a command of ``kd`` in this process; its exit code."""
+    return main([command, *map(str, words)])

@@ -15,8 +15,8 @@ from PIL import Image
 from test_folder import CLASSES, MASK, SIZE, config, photo, put
 
 from kd.config import ConfigError
-from kd.data.audit import Audit, audit
-from kd.data.audit_report import inverse_log, lines, median_frequency, plain, weights
+from kd.data.audit.report import inverse_log, lines, median_frequency, plain, weights
+from kd.data.audit.scan import Audit, audit
 from kd.data.camvid import CamVid
 from kd.data.shapes import Shapes
 
@@ -233,7 +233,7 @@ def test_weights_come_from_train_or_not_at_all(tmp_path: Path) -> None:
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    tool = [sys.executable, str(ROOT / "tools" / "check_data.py"), str(ROOT / "recipes" / "folder" / "r18_jml_kd.yaml")]
+    tool = [sys.executable, "-m", "kd", "check-data", "folder/r18"]
     return subprocess.run([*tool, *words], capture_output=True, text=True, timeout=120, cwd=cwd)
 
 

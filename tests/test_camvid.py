@@ -18,8 +18,8 @@ from kd.data.augment import Augmentation
 from kd.data.build import open_split
 from kd.data.camvid import CamVid
 from kd.data.dataset import LabelError
-from kd.data.files import BrokenFileError
 from kd.data.loader import training_batches, whole_batches
+from kd.data.reading import BrokenFileError
 from kd.types import IGNORE
 
 STEMS = ("0001TP_01", "0016E5_02", "Seq05VD_03")

@@ -16,8 +16,8 @@ from test_data import told
 from kd.config import ConfigError, InputError
 from kd.data.cityscapes import LABEL_IDS, TRAIN_IDS, Cityscapes, frame
 from kd.data.dataset import LabelError
-from kd.data.files import BrokenFileError
 from kd.data.loader import whole_batches
+from kd.data.reading import BrokenFileError
 from kd.data.submission import write_submission, zip_submission
 from kd.data.voc import VOC
 from kd.types import IGNORE
@@ -122,7 +122,7 @@ def test_missing_partners_and_empty_splits(tmp_path: Path) -> None:
         opened("cityscapes", tmp_path, "val")
     for path in tmp_path.glob("leftImg8bit/train/*/*"):
         path.unlink()
-    with pytest.raises(ConfigError, match=r"leftImg8bit/train: holds no CITY.*tools/prepare\.py cityscapes"):
+    with pytest.raises(ConfigError, match=r"leftImg8bit/train: holds no CITY.*`kd prepare cityscapes`"):
         opened("cityscapes", tmp_path, "train")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from hypothesis import strategies as st
 from kd.config import Config, ConfigError, Named, exit_code, validate
 from kd.lookup import lookup, options
 from kd.losses.cross_entropy import CrossEntropy
-from kd.merging import merge, override, read
-from kd.recipe import IDENTITY, Recipe, build, describe, fingerprint, load, plain
+from kd.recipe.library import recipe_names
+from kd.recipe.loading import describe, load
+from kd.recipe.merging import Origins, merge, override, read
+from kd.recipe.schema import IDENTITY, Recipe, build, fingerprint, plain
 from kd.schedules import LearningRateConfig, factor
 from kd.seeds import derive, generator
 
-RECIPES = Path(__file__).parent.parent / "recipes"
-KD, CE = RECIPES / "shapes/tiny_jml_kd.yaml", RECIPES / "shapes/tiny_ce.yaml"
-ALL = sorted(path for path in RECIPES.glob("[!_]*/*.yaml") if path.parent.name != "sweeps")
+KD, CE = "shapes/tiny jml_kd", "shapes/tiny ce"
+ALL = [name if name.endswith("_teacher") else f"{name} {method}" for name in recipe_names() for method in ("jml_kd", "skd")]
 LEAST = {
     "data": {"name": "shapes"},
     "student": {"name": "deeplabv3"},
@@ -34,10 +36,16 @@ class OwnLoss(CrossEntropy):
     """A user's loss."""
 
 
-def complaint(path: Path, *overrides: str, smoke: bool = False) -> str:
+def loaded(spelled: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> tuple[Recipe, Origins]:
+    """A recipe as it stands on a command line, its method beside it."""
+    name, *method = str(spelled).split()
+    return load(name, [*method, *overrides], smoke)
+
+
+def complaint(spelled: str | Path, *overrides: str, smoke: bool = False) -> str:
     """What the user is told."""
     with pytest.raises(ConfigError) as error:
-        load(path, overrides, smoke)
+        loaded(spelled, overrides, smoke)
     return str(error.value)
 
 
@@ -119,7 +127,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert sorted(line.split(":")[0] for line in lines) == ["loss.ce.gama", "schedule.steps", "seed"]
 
 
-@pytest.mark.parametrize("text", ["seed", "=3", "a..b=2", ".seed=1", "seed=[", "seed='", "seed=2026-13-45"])
+@pytest.mark.parametrize("text", ["=3", "a..b=2", ".seed=1", "seed=[", "seed='", "seed=2026-13-45"])
 def test_a_malformed_override_is_told(text: str) -> None:
     assert complaint(CE, text).startswith(f"'{text}'")
 
@@ -132,7 +140,7 @@ def test_a_malformed_override_is_told(text: str) -> None:
         ("a: [", "is no YAML"),
         ("a: 2026-13-45", "is no YAML"),
         ("extends: part", "extends is 'part'; it must be a list"),
-        ("extends: [nowhere]", "extends 'nowhere', but no nowhere.yaml lies beside it or in a folder above"),
+        ("extends: [nowhere]", "extends 'nowhere', but no such file lies beside it, in a folder above, or in the library"),
         ("extends: [3]", "extends"),
         ("extends: [recipe]", "recipe.yaml: extends itself through recipe.yaml"),
     ],
@@ -142,8 +150,8 @@ def test_a_broken_file_is_told(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    assert "nope.yaml: cannot be read (No such file or directory)" in complaint(tmp_path / "nope.yaml")
-    assert "cannot be read (Is a directory)" in complaint(tmp_path)
+    assert "nope.yaml: there is no such recipe; `kd recipes` lists them" in complaint(tmp_path / "nope.yaml")
+    assert complaint(tmp_path).startswith(f"{tmp_path}: there is no such recipe")
 
 
 def test_files_that_extend_each_other_are_told(tmp_path: Path) -> None:
@@ -218,7 +226,7 @@ def test_a_wrong_name_lists_the_options() -> None:
 def test_a_users_own_class() -> None:
     own = f"{__name__}:OwnLoss"
     assert lookup("kd.losses", own, "Loss") is OwnLoss
-    recipe, _ = load(CE, [f"loss.ce={{name: '{own}', gamma: 2}}"])
+    recipe, _ = loaded(CE, [f"loss.ce={{name: '{own}', gamma: 2}}"])
     assert recipe.loss is not None
     assert recipe.loss["ce"] == OwnLoss.Config(name=own, gamma=2)
     assert "loss.ce.gama: there is no such key" in complaint(CE, f"loss.ce={{name: '{own}', gama: 2}}")
@@ -232,7 +240,7 @@ def test_a_users_own_class() -> None:
         ("pathlib:nothing", "cannot be imported"),
         (
             "no.such.module:Loss",
-            "cannot be imported (No module named 'no'); write package.module:Class, with its folder on PYTHONPATH",
+            "cannot be imported (No module named 'no'); write package.module:Class, with its folder here or on PYTHONPATH",
         ),
         (".relative:Loss", "cannot be imported"),
         (":Loss", "cannot be imported"),
@@ -289,7 +297,7 @@ def test_null_deletes(tmp_path: Path) -> None:
     "text", ["labels=null", "loss.extra=null", "weights.extra=null", "labels.window=null", "method.kd_mask=null"]
 )
 def test_deleting_what_is_not_there_changes_nothing(text: str) -> None:
-    assert load(CE, [text])[0] == load(CE)[0]
+    assert loaded(CE, [text])[0] == loaded(CE)[0]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +352,7 @@ def test_overrides_come_last_and_take_types_from_the_schema() -> None:
         "seed=7",
         "seed=8",
     ]
-    recipe, origins = load(CE, texts)
+    recipe, origins = loaded(CE, texts)
     assert recipe.schedule.optimizer.lr == 6e-5
     assert recipe.data.size == (64, 128)
     assert recipe.weights["ce"] == 2.0
@@ -354,7 +362,7 @@ def test_overrides_come_last_and_take_types_from_the_schema() -> None:
 
 
 def test_origin_of_each_key() -> None:
-    recipe, origins = load(KD, ["schedule.steps=5"], smoke=True)
+    recipe, origins = loaded(KD, ["schedule.steps=5"], smoke=True)
     assert origins["schedule.steps"] == "command line"
     assert origins["schedule.batch"] == origins["data.train"] == "smoke"
     assert origins["student.width"] == "recipes/_parts/student/shapes_tiny.yaml"
@@ -365,10 +373,10 @@ def test_origin_of_each_key() -> None:
     assert ("momentum: 0.9", "default") in told
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("spelled", dict.fromkeys(ALL))
 @pytest.mark.parametrize("smoke", [False, True], ids=["whole", "smoke"])
-def test_what_describe_prints_is_the_same_recipe(tmp_path: Path, path: Path, smoke: bool) -> None:
-    recipe, origins = load(path, ["seed=3", "run.wandb.project='a: # b'"], smoke)
+def test_what_describe_prints_is_the_same_recipe(tmp_path: Path, spelled: str, smoke: bool) -> None:
+    recipe, origins = loaded(spelled, ["seed=3", "run.wandb.project='a: # b'"], smoke)
     again, told = load(written(tmp_path, again=describe(recipe, origins)))
     assert again == recipe
     assert fingerprint(again) == fingerprint(recipe)
@@ -402,12 +410,12 @@ def test_fingerprint_is_stable() -> None:
 
 @pytest.mark.parametrize("text", ["seed=4", "run.device=cpu", "run.workers=5", "run.log_every=3", "run.wandb.mode=offline"])
 def test_fingerprint_ignores_seed_and_machine(text: str) -> None:
-    assert fingerprint(load(KD, [text])[0]) == fingerprint(load(KD)[0])
+    assert fingerprint(loaded(KD, [text])[0]) == fingerprint(loaded(KD)[0])
 
 
 @pytest.mark.parametrize("part", CHANGES)
 def test_fingerprint_changes_with_its_parts_only(part: str) -> None:
-    old, new = (load(RECIPES / "shapes/tiny_kd.yaml", texts)[0] for texts in ([], [CHANGES[part]]))
+    old, new = (loaded("shapes/tiny kd", texts)[0] for texts in ([], [CHANGES[part]]))
     assert fingerprint(new) != fingerprint(old)
     assert [name for name in IDENTITY if fingerprint(new, [name]) != fingerprint(old, [name])] == [part]
 

@@ -98,5 +98,5 @@ def test_refusals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     saved(tmp_path)
-    assert inside(monkeypatch, "cost", tmp_path, *words) == 2
+    assert inside("cost", tmp_path, *words) == 2
     assert message in capsys.readouterr().err

@@ -13,7 +13,7 @@ from test_data import told
 from kd.config import ConfigError, validate
 from kd.data.dataset import Dataset, LabelError
 from kd.data.deepglobe import DeepGlobe
-from kd.data.files import BrokenFileError
+from kd.data.reading import BrokenFileError
 from kd.types import IGNORE
 
 BY_NAME = sorted(NUMBERS, key=lambda number: f"{number}_sat.jpg")

@@ -26,7 +26,7 @@ from kd.losses.cross_entropy import CrossEntropy
 from kd.losses.kl import KL
 from kd.losses.overlap import JaccardMetricLoss
 from kd.networks.synchronise import synchronise
-from kd.recipe import Recipe
+from kd.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,10 +12,11 @@ import torch
 from helpers_tools import call
 from PIL import Image
 
-from students import diagnosis, outside, wandb_view
-from students.diagnosis import cpu, diagnose, disk, packages
-from students.finding import Finding
-from students.outside import datasets, hub, wandb
+from students.doctor import machine, services
+from students.doctor.finding import Finding
+from students.doctor.machine import cpu, diagnose, disk, packages
+from students.doctor.services import datasets, hub, wandb
+from students.tracking import wandb_view
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr(outside, "reachable", lambda url: False)
+    monkeypatch.setattr(services, "reachable", lambda url: False)
 
 
 def only(findings: Iterator[Finding]) -> Finding:
@@ -56,7 +57,7 @@ def test_the_real_requirements_are_understood() -> None:
 
 
 def test_a_project_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "PROJECT", "no-such-project")
+    monkeypatch.setattr(machine, "PROJECT", "no-such-project")
     assert only(packages()).state == "problem"
 
 
@@ -65,7 +66,7 @@ def test_a_broken_check_is_a_problem_and_the_others_go_on(monkeypatch: pytest.Mo
         yield Finding("ok", "half", "done")
         raise ImportError("libcudart.so: cannot open\nmore")
 
-    monkeypatch.setattr(diagnosis, "CHECKS", (broken, disk))
+    monkeypatch.setattr(machine, "CHECKS", (broken, disk))
     half, problem, last = diagnose()
     assert half.topic == "half"
     assert (problem.state, problem.topic) == ("problem", "broken")
@@ -107,7 +108,7 @@ def test_weights_and_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert "does not answer" in found.text
     assert "1 models in" in found.text
     assert "timm/resnet18.a1_in1k" in found.text
-    monkeypatch.setattr(outside, "reachable", lambda url: url == "https://mirror.example")
+    monkeypatch.setattr(services, "reachable", lambda url: url == "https://mirror.example")
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     assert only(hub()).state == "ok"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -121,7 +122,7 @@ def test_the_key_of_wandb_is_that_of_the_server_that_runs_go_to(monkeypatch: pyt
     (tmp_path / "home/.netrc").write_text("machine wandb.example login user password 0\n")
     assert "key from" in only(wandb()).text
     assert "does not answer" in only(wandb()).text
-    monkeypatch.setattr(outside, "reachable", lambda url: True)
+    monkeypatch.setattr(services, "reachable", lambda url: True)
     assert only(wandb()).state == "ok"
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "WANDB_MODE=offline" in only(wandb()).text
@@ -136,4 +137,4 @@ def test_the_tool_ends_well_without_network(tmp_path: Path) -> None:
     assert done.stdout.endswith("fit to train\n")
     topics = {line.split()[1] for line in done.stdout.splitlines() if line.startswith(("ok ", "note "))}
     assert {"python", "package", "library", "gpu", "cpu", "shm", "disk", "processes", "data", "hub", "wandb"} <= topics
-    assert outside.OR in done.stdout
+    assert services.OR in done.stdout

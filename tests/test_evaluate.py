@@ -23,7 +23,7 @@ from kd.evaluate.sliding import Sliding, offsets
 from kd.evaluate.whole import Whole
 from kd.lookup import options
 from kd.metrics.agreement import CASES, tell
-from kd.recipe import build, fingerprint, plain
+from kd.recipe.schema import build, fingerprint, plain
 from kd.types import Batch, Outputs
 
 K = 3

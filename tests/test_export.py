@@ -139,5 +139,5 @@ def test_refusals(
 ) -> None:
     (tmp_path / "there.onnx").touch()
     monkeypatch.chdir(tmp_path)
-    assert inside(monkeypatch, "export", "run", *words) == 2
+    assert inside("export", "run", *words) == 2
     assert message in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from kd.data.files import BrokenFileError, read_colours, read_image, read_labels, read_pair, read_values
+from kd.data.reading import BrokenFileError, read_colours, read_image, read_labels, read_pair, read_values
 
 SIZE = (5, 7)
 LABELS = (np.arange(35).reshape(SIZE) % 3).astype(np.uint8)

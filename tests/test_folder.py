@@ -18,14 +18,15 @@ from tiny import execute, tiny
 
 from kd.config import ConfigError, InputError, validate
 from kd.data.build import open_split
-from kd.data.coding import palette
 from kd.data.dataset import LabelError
-from kd.data.files import BrokenFileError
 from kd.data.folder import Folder
 from kd.data.folder_files import Pair
 from kd.data.folder_layout import OrphanError, cut
 from kd.data.loader import whole_batches
-from kd.recipe import build, describe, fingerprint, load
+from kd.data.mask_coding import palette
+from kd.data.reading import BrokenFileError
+from kd.recipe.loading import describe, load
+from kd.recipe.schema import build, fingerprint
 from kd.types import IGNORE
 
 SIZE = (12, 16)

@@ -15,8 +15,8 @@ from tiny import STUDENT, execute, tiny
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.recipe import build as recipe_of
-from kd.recipe import plain
+from kd.recipe.schema import build as recipe_of
+from kd.recipe.schema import plain
 from kd.types import Batch
 from teachers import Teacher
 from teachers.foreign import canonical, matched, measured

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from safetensors.torch import load_file
 from kd import distributed
 from kd.data.build import open_split
 from kd.data.loader import training_batches
-from kd.recipe import Recipe, load
+from kd.recipe.loading import load
+from kd.recipe.schema import Recipe
 from kd.seeds import seed_everything
 from kd.types import IGNORE, Batch
 from students.run import build_trainer, train
@@ -24,7 +24,7 @@ from students.trainer import Trainer
 from teachers.load import load_teacher
 
 ROOT = Path(__file__).parent.parent
-PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "_parts" / "method").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "_parts" / "method").glob("*.yaml") if "method:" in path.read_text())
 CPU = torch.device("cpu")
 SHARED = ("schedule.batch=4", "student.dropout=0")
 """For runs on one and on two processes: dropout would draw other masks."""
@@ -32,15 +32,10 @@ SHARED = ("schedule.batch=4", "student.dropout=0")
 
 def preset(name: str, *overrides: str) -> Recipe:
     """Four steps of a preset on procedural images, with a teacher wider than the student."""
-    task = [] if name == "jml_kd" else ["loss/ce"]
-    parts = ["data/shapes", "student/shapes_tiny", "schedule/shapes", "teacher/shapes_r10", *task, f"method/{name}"]
     teacher = "{name: fresh, network: {name: deeplabv3, backbone: test_resnet, width: 96, aux: 16, pretrained: false}}"
     small = ["method.pixel_slots=50", "method.region_slots=9"] if name.startswith("cirkd") else []
     words = [f"teacher={teacher}", "run.device=cpu", "run.previews=0", "run.checkpoint_every=1", "evaluation.every=0"]
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "_parts").symlink_to(ROOT / "recipes" / "_parts")
-        (Path(folder) / "r.yaml").write_text(f"extends: [{', '.join(f'_parts/{part}' for part in parts)}]")
-        return load(Path(folder) / "r.yaml", [*words, *small, *overrides], smoke=True)[0]
+    return load("shapes/tiny", [name, *words, *small, *overrides], smoke=True)[0]
 
 
 def trainer_of(recipe: Recipe, folder: Path) -> tuple[Trainer, Any]:

@@ -20,7 +20,7 @@ from tiny import STUDENT, execute, merged, tiny
 from kd.config import ConfigError, InputError
 from kd.losses.overlap import JaccardMetricLoss
 from students import checkpoint
-from students.guard import NonFiniteLossError
+from students.nonfinite import NonFiniteLossError
 from students.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -101,12 +101,12 @@ def test_a_first_attempt_that_was_refused_does_not_keep_the_directory(tmp_path: 
 
 
 def test_where_the_data_lies_is_no_part_of_a_runs_identity(tmp_path: Path) -> None:
-    from kd.recipe import fingerprint, load
+    from kd.recipe.loading import load
+    from kd.recipe.schema import fingerprint
 
-    path = Path(__file__).parent.parent / "recipes/camvid/r18_ce.yaml"
-    marks = [fingerprint(load(path, [f"data.root={root}"])[0]) for root in (tmp_path, "/elsewhere")]
+    marks = [fingerprint(load("camvid/r18", ["ce", f"data.root={root}"])[0]) for root in (tmp_path, "/elsewhere")]
     assert marks[0] == marks[1]
-    assert marks[0] != fingerprint(load(path, ["data.resize=[180, 240]"])[0])
+    assert marks[0] != fingerprint(load("camvid/r18", ["ce", "data.resize=[180, 240]"])[0])
 
 
 def test_a_term_on_a_missing_head_is_told_before_training(tmp_path: Path) -> None:
@@ -129,17 +129,15 @@ def test_the_logarithm_of_an_inactive_class_spoils_no_gradient() -> None:
 
 
 def test_smoke_on_two_processes() -> None:
-    root = Path(__file__).parent.parent
     command = [
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--standalone",
         "--nproc_per_node=2",
-        str(root / "tools/train.py"),
+        *("-m", "kd", "train", "shapes/tiny", "kd", "--smoke"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command += [str(root / "recipes/shapes/tiny_kd.yaml"), "--smoke"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished") == 1
@@ -158,7 +156,7 @@ def test_a_broken_mask_ends_the_run_at_once(tmp_path: Path, place: int) -> None:
                 Image.fromarray(pixels).save(tmp_path / "data" / kind / split / f"{number}.png")
     words = [f"data={{name: folder, root: {tmp_path / 'data'}, classes: [a, b]}}", "augmentation.crop=[32,32]"]
     words += ["schedule.steps=9", "schedule.batch=4", "run.workers=2", "run.device=cpu", "evaluation.report=val"]
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / "recipes/shapes/tiny_ce.yaml")]
+    command = [sys.executable, "-m", "kd", "train", "shapes/tiny", "ce"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "run"), *words], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )

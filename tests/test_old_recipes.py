@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kd.recipe import Machine, fingerprint, load
+from kd.recipe.loading import load
+from kd.recipe.schema import Machine, fingerprint
 
 ROOT = Path(__file__).parent.parent
 TABLE = yaml.safe_load((ROOT / "tests" / "golden" / "old_recipes.yaml").read_text())
@@ -19,7 +20,8 @@ def test_none_is_forgotten() -> None:
 
 @pytest.mark.parametrize("old", TABLE)
 def test_resolves_to_the_same(old: str) -> None:
-    _, mark = TABLE[old]
-    recipe, _ = load(ROOT / "recipes" / f"{old}.yaml")
+    new, mark = TABLE[old]
+    name, *method = new.split()
+    recipe, _ = load(name, method)
     assert fingerprint(recipe) == mark
     assert (recipe.seed, recipe.run) == (0, Machine())

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from kd.config import InputError
-from kd.data.files import read_image
+from kd.data.reading import read_image
 from kd.evaluate.predictor import labels
 from kd.evaluate.whole import Whole
 from kd.types import Outputs
-from students.inputs import Item, find
-from students.predictions import Writer, chosen_predictor, predict, server, submit
+from students.examining.image_paths import Item, find
+from students.examining.predictions import Writer, chosen_predictor, predict, server, submit
 
 WHOLE = Whole(Whole.Config(name="whole"))
 CPU = torch.device("cpu")

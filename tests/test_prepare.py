@@ -38,8 +38,8 @@ from helpers_tools import call
 from PIL import Image
 
 from kd.config import ConfigError, InputError
-from kd.data.prepare import converters, prepare
-from kd.data.sources import BrokenArchiveError
+from kd.data.prepare.archives import BrokenArchiveError
+from kd.data.prepare.plan import converters, prepare
 
 
 def packed_cityscapes(folder: Path) -> list[Path]:
@@ -258,7 +258,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kd.data.prepare._free", lambda root: 1000)
+    monkeypatch.setattr("kd.data.prepare.plan._free", lambda root: 1000)
     with pytest.raises(InputError, match=r"out: needs 0\.0 MB, 0\.0 MB are free; make room"):
         made("deepglobe", packed("deepglobe", tmp_path / "in"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from students.previews import Colour, legend, overlay, panel, sheet
+from students.examining.previews import Colour, legend, overlay, panel, sheet
 
 NAMES = ("road", "car", "tree")
 COLOURS: tuple[Colour, ...] = ((200, 30, 30), (30, 200, 30), (30, 30, 200))

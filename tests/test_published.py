@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kd.config import ConfigError
-from kd.published import load_published
+from kd.results.published import load_published
 
 FILE = Path(__file__).parent.parent / "recipes" / "published.yaml"
 TABLE = """

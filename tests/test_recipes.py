@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,33 +12,39 @@ import torch
 
 from kd.config import ConfigError
 from kd.data.build import open_split
-from kd.recipe import describe, fingerprint, load
+from kd.recipe.library import comment, method_files, recipe_names
+from kd.recipe.loading import describe, load
+from kd.recipe.schema import fingerprint, plain
+from kd.results.names import dataset_label, student_label
+from kd.results.published import load_published
 from students.run import train
 from teachers.load import load_teacher
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name not in ("_parts", "sweeps"))
+TEACHERS = [name for name in recipe_names() if name.endswith("_teacher")]
+PAIRS = [name for name in recipe_names() if name not in TEACHERS]
+METHODS = list(method_files())
 PARTS = sorted((ROOT / "recipes" / "_parts").rglob("*.yaml"))
 
 
-def name(path: Path) -> str:
-    return str(path.relative_to(ROOT / "recipes").with_suffix(""))
+Spelled = tuple[str, ...]
+"""A recipe and, for a pair, its method."""
 
 
-def distinct(paths: list[Path]) -> list[Path]:
-    """One recipe of those that only differ in what a smoke run replaces (data set, schedule's length) or in numbers."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        recipe, _ = load(path, smoke=True)
+def distinct() -> list[Spelled]:
+    """One of those that only differ in what a smoke run replaces (data set, schedule's length) or in numbers."""
+    found: dict[str, Spelled] = {}
+    for spelled in [(name,) for name in TEACHERS] + [(pair, method) for pair in PAIRS for method in ("ce", "kd", "jml_kd")]:
+        recipe, _ = load(spelled[0], spelled[1:], smoke=True)
         kind, terms = recipe.schedule.optimizer.kind, sorted(recipe.weights)
         same = f"{fingerprint(recipe, ['student', 'teacher', 'labels', 'loss', 'method'])} {kind} {terms}"
-        found.setdefault(same, path)
+        found.setdefault(same, spelled)
     return list(found.values())
 
 
-@pytest.mark.parametrize("path", distinct(RECIPES), ids=name)
-def test_smoke(path: Path, tmp_path: Path) -> None:
-    recipe, origins = load(path, ["run.device=cpu"], smoke=True)
+@pytest.mark.parametrize("spelled", distinct(), ids=" ".join)
+def test_smoke(spelled: Spelled, tmp_path: Path) -> None:
+    recipe, origins = load(spelled[0], [*spelled[1:], "run.device=cpu"], smoke=True)
     data = open_split(recipe.data, "train")
     teacher = load_teacher(recipe.teacher, data.classes) if recipe.teacher is not None else None
     result = train(recipe, origins, tmp_path, teacher, data, torch.device("cpu"))
@@ -45,43 +52,75 @@ def test_smoke(path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "previews" / "final.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_resolves_and_names_itself(path: Path, tmp_path: Path) -> None:
-    recipe, origins = load(path)
-    text = describe(recipe, origins)
-    assert f"# recipes/{name(path)}.yaml" in text or "extends" in path.read_text()
-    (tmp_path / "again.yaml").write_text(text)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_method_is_there_for_every_pair(pair: str, tmp_path: Path) -> None:
+    for method in METHODS:
+        recipe, origins = load(pair, [method])
+        assert (recipe.teacher is None) == (recipe.method is None)
+        assert set(recipe.loss or {}) <= set(recipe.weights)
+    (tmp_path / "again.yaml").write_text(describe(recipe, origins))
     assert load(tmp_path / "again.yaml")[0] == recipe
-    assert f"python tools/train.py recipes/{name(path)}.yaml" in path.read_text()
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name)
-def test_a_students_teacher_is_the_run_of_a_recipe(path: Path) -> None:
-    recipe, _ = load(path)
-    if recipe.teacher is not None:
-        _, folder, stem, seed = Path(recipe.teacher.path).parts
-        assert (ROOT / "recipes" / folder / f"{stem}.yaml").exists()
-        assert seed == "seed0"
+@pytest.mark.parametrize("name", [*PAIRS, *TEACHERS])
+def test_says_how_it_is_trained(name: str) -> None:
+    text = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    assert f"kd train {name}" in text
+    for command in re.findall(r"^#\s+kd train (.*)$", text, re.MULTILINE):
+        words = [word for word in command.split() if "=" not in word and not word.endswith("]'")]
+        load(words[0], words[1:])
+
+
+def test_there_are_few_files() -> None:
+    files = [path for path in (ROOT / "recipes").rglob("*.yaml") if not {"_parts", "results"} & set(path.parts)]
+    assert len(files) <= 45
+
+
+def test_words_are_unique() -> None:
+    assert not {path.stem for path in PARTS if path.parent.name == "loss"} & {
+        path.stem for path in PARTS if path.parent.name == "method"
+    }
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_published_numbers_that_it_quotes_are_published(pair: str) -> None:
+    recipe, _ = load(pair, ["kd"])
+    text = comment(ROOT / "recipes" / f"{pair}.yaml")
+    if "Published mIoU" not in text:
+        assert pair.partition("/")[0] not in ("cityscapes", "cityscapes_cirkd", "voc", "voc_cirkd")
+        return
+    quoted = dict(re.findall(r"([a-z_@]+) (\d\d\.\d\d)", text.partition("Published mIoU")[2]))
+    values = plain(recipe)
+    where = dataset_label(values), student_label(values)
+    known = [one for one in load_published().numbers if (one.dataset, one.student) == where and one.split == "val"]
+    assert quoted
+    for word, value in quoted.items():
+        method = None if word == "ce" else word.partition("@")[0]
+        assert float(value) in [one.miou for one in known if one.method == method], (word, value)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_students_teacher_is_the_run_of_a_recipe(pair: str) -> None:
+    recipe, _ = load(pair, ["kd"])
+    _, folder, stem, seed = Path(recipe.teacher.path).parts
+    assert f"{folder}/{stem}" in TEACHERS
+    assert seed == "seed0"
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
 def test_parts_are_short_and_used(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if line.strip()]
-    assert len(lines) <= 12
+    assert len(lines) <= 13
     part = str(path.relative_to(ROOT / "recipes").with_suffix(""))
-    optional = path.parent.name in ("augmentation", "method", "schedule", "student", "teacher")
-    assert optional or any(part in user.read_text() for user in RECIPES)
+    optional = path.parent.name in ("augmentation", "loss", "method", "schedule", "student", "teacher")
+    assert optional or any(part in (ROOT / "recipes" / f"{user}.yaml").read_text() for user in [*PAIRS, *TEACHERS])
 
 
-@pytest.mark.parametrize("path", [part for part in PARTS if part.parent.name == "method"], ids=lambda path: path.stem)
-def test_every_preset_of_a_method_trains(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "_parts").symlink_to(ROOT / "recipes" / "_parts")
-    task = [] if path.stem == "jml_kd" else ["loss/ce"]  # it is a whole objective
-    parts = ["data/shapes", "student/shapes_tiny", "schedule/shapes", "teacher/shapes_r10", *task, f"method/{path.stem}"]
-    (tmp_path / "r.yaml").write_text(f"extends: [{', '.join(f'_parts/{part}' for part in parts)}]")
-    recipe, origins = load(tmp_path / "r.yaml", ["run.device=cpu", "run.previews=0"], smoke=True)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(method: str, tmp_path: Path) -> None:
+    recipe, origins = load("shapes/tiny", [method, "run.device=cpu", "run.previews=0"], smoke=True)
     data = open_split(recipe.data, "train")
-    teacher = load_teacher(recipe.teacher, data.classes)
+    teacher = load_teacher(recipe.teacher, data.classes) if recipe.teacher is not None else None
     result = train(recipe, origins, tmp_path / "run", teacher, data, torch.device("cpu"))
     assert result["status"] == "finished"
 
@@ -99,7 +138,7 @@ def test_augmentation_presets(preset: str, tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / "recipes/shapes/tiny_ce.yaml")]
+    command = [sys.executable, "-m", "kd", "train", "shapes/tiny", "ce"]
     dry = subprocess.run([*command, "--dry-run", "seed=3"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert dry.returncode == 0
     assert "seed: 3" in dry.stdout
@@ -113,6 +152,6 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_a_missing_data_root_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KD_DATA", raising=False)
-    recipe, _ = load(ROOT / "recipes/camvid/r18_ce.yaml", [f"data.root={tmp_path / 'nowhere'}"])
+    recipe, _ = load("camvid/r18", ["ce", f"data.root={tmp_path / 'nowhere'}"])
     with pytest.raises(ConfigError, match=r"data\.root: .*nowhere.* is no directory; point data\.root at"):
         open_split(recipe.data, "train")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kd.config import ConfigError
-from students.tracking import Tracker, Tracking, read_metrics
-from students.wandb_facts import About
+from students.tracking.tracker import Tracker, Tracking, read_metrics
+from students.tracking.wandb_facts import About
 
 
 def tracker(directory: Path, resume_step: int | None = None) -> Tracker:

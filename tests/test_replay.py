@@ -18,16 +18,16 @@ from helpers_tools import ROOT, call
 from tiny import merged, tiny
 
 from kd.config import InputError
-from kd.recipe import plain
-from students.records import read_metrics
-from students.wandb_facts import numbers
-from students.wandb_replay import replay
+from kd.recipe.schema import plain
+from students.tracking.metrics_file import read_metrics
+from students.tracking.wandb_facts import numbers
+from students.tracking.wandb_replay import replay
 
 TRAIN = """
 import os, signal, sys
 from pathlib import Path
 from tiny import execute
-from kd.recipe import load
+from kd.recipe.loading import load
 from students.trainer import Trainer
 recipe, folder, cut, number = load(sys.argv[1])[0], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 step = Trainer.one_step
@@ -72,7 +72,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def replayed(cut: Path) -> tuple[Path, str]:
     """The run again, with its replay in W&B, and what the tool printed."""
-    done = call("replay_wandb", cut)
+    done = call("replay-wandb", cut)
     assert done.returncode == 0, done.stderr
     return cut, done.stdout
 
@@ -203,7 +203,7 @@ def test_an_unfinished_run_without_pictures(cut: Path, tmp_path: Path) -> None:
     shutil.copytree(cut, folder, ignore=shutil.ignore_patterns("wandb", "previews", "result.json", "teacher.json"))
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
-    done = call("replay_wandb", folder, "--id", "mine", "--project", "other", WANDB_MODE="disabled")
+    done = call("replay-wandb", folder, "--id", "mine", "--project", "other", WANDB_MODE="disabled")
     assert done.returncode == 0, done.stderr
     (records,) = segments(folder, "mine")
     assert of_kind(records, "run")[0]["project"] == "other"
@@ -223,7 +223,7 @@ def test_without_evaluations_the_images_are_shown_at_the_end(tmp_path: Path) -> 
 
 def test_online_without_a_server_is_an_error_with_a_remedy(cut: Path) -> None:
     before = sorted((cut / "wandb").iterdir())
-    done = call("replay_wandb", cut, "--mode", "online", WANDB_BASE_URL="http://127.0.0.1:9")
+    done = call("replay-wandb", cut, "--mode", "online", WANDB_BASE_URL="http://127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --mode online: W&B at http://127.0.0.1:9 does not answer; run `wandb login`")
     assert sorted((cut / "wandb").iterdir()) == before
@@ -232,7 +232,7 @@ def test_online_without_a_server_is_an_error_with_a_remedy(cut: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "options", "message"),
     [
-        ("run.json", {}, "is no run directory, it has no run.json; give what tools/train.py wrote"),
+        ("run.json", {}, "is no run directory, it has no run.json; give what `kd train` wrote"),
         ("metrics.jsonl", {}, "metrics.jsonl: holds no record"),
         ("recipe.yaml: {a: 1}", {}, "is no resolved recipe"),
         ("recipe.yaml: {a", {}, "is no resolved recipe"),

@@ -17,14 +17,14 @@ from helpers_results import begin, load, write_run
 from PIL import Image
 from tiny import tiny
 
-from kd.published import load_published
 from kd.report.behaviour import _bins
 from kd.report.charts import Bar, Curve, Dot, curves, scatter, stacked
-from kd.report.looks import Look
 from kd.report.page import page
+from kd.report.styles import Look
 from kd.report.svg import ticks, told
 from kd.results.groups import Choices
 from kd.results.layouts import long
+from kd.results.published import load_published
 from kd.results.rows import summarise
 
 ROOT = Path(__file__).parent.parent

@@ -13,9 +13,9 @@ from helpers_results import begin, counts, load, write_run
 from tiny import execute, tiny
 
 from kd.config import ConfigError, InputError
+from kd.results.footnotes import about
 from kd.results.groups import Choices
-from kd.results.labels import row_label, student_label, teacher_label
-from kd.results.notes import about
+from kd.results.names import row_label, student_label, teacher_label
 from kd.results.rows import Block, Row, statistics, summarise
 from kd.results.runs import load_counts, load_runs, records
 

@@ -21,12 +21,13 @@ from tiny import STUDENT, execute, merged, tiny
 
 from kd.config import ConfigError, InputError
 from kd.data.build import open_split
+from kd.files import write_json
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
 from students import checkpoint
-from students.guard import NonFiniteLossError
-from students.previews import write_samples
-from students.tracking import read_metrics
+from students.examining.previews import write_samples
+from students.nonfinite import NonFiniteLossError
+from students.tracking.tracker import read_metrics
 from students.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -245,7 +246,7 @@ def test_a_run_teaches_another(whole: Path, tmp_path: Path) -> None:
 
 
 def test_killed_before_the_result_is_written(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = checkpoint.write_json
+    original = write_json
 
     def dies(path: Path, values: Any) -> None:
         if path.name == "result.json":

@@ -11,9 +11,10 @@ import yaml
 from tiny_sweep import write, write_recipes
 
 from kd.config import ConfigError
-from kd.recipe import fingerprint, load
+from kd.recipe.loading import load
+from kd.recipe.schema import fingerprint
 from kd.sweep.budget import clock_key, total_steps
-from kd.sweep.exports import slurm_array, wandb_sweep
+from kd.sweep.launchers import slurm_array, wandb_sweep
 from kd.sweep.points import Point, expand, to_measure
 from kd.sweep.schema import read_sweep
 from kd.sweep.select import chosen, named
@@ -25,7 +26,7 @@ HERE = Path("runs/sweeps/x")
 
 @pytest.fixture
 def recipes(tmp_path: Path) -> Path:
-    """Recipes ``tiny/{ce,kd,jml_kd,maskd,teacher}``, whose teacher is ``runs/tiny/teacher/seed0``."""
+    """The pair ``tiny/a`` with its methods, and its teacher ``runs/tiny/teacher/seed0``."""
     write_recipes(tmp_path)
     return tmp_path
 
@@ -49,7 +50,7 @@ def test_a_grid_with_its_teacher(recipes: Path) -> None:
     assert (ce.needs, found[3].needs) == ((), (teacher.name,))
     assert found[3].recipe.teacher.path == f"runs/sweeps/x/{teacher.name}"
     assert [point.recipe.seed for point in found] == [0, 0, 1, 0, 1]
-    assert dict(found[4].choices) == {"recipe": "tiny/a_kd", "method": "kd", "seed": "1"}
+    assert dict(found[4].choices) == {"recipe": "tiny/a", "method": "kd", "seed": "1"}
 
 
 def test_the_written_recipe_is_the_point(recipes: Path, tmp_path: Path) -> None:
@@ -83,8 +84,9 @@ def test_axes_are_values_bundles_and_lists_of_grids(recipes: Path) -> None:
     assert found[0].recipe.augmentation.crop == (16, 16)
     assert found[2].recipe.augmentation.crop == (32, 32)
     assert found[4].recipe.schedule.steps == 3
-    several = students(points(recipes, recipe=["tiny/a_ce", "tiny/a_jml_kd"], axes={"seed": 3}))
-    assert [(point.label, point.recipe.seed) for point in several] == [("a_ce", 3), ("a_jml_kd", 3)]
+    (recipes / "recipes" / "tiny" / "b.yaml").write_text("extends: [tiny/a]\nstudent: {width: 16}\n")
+    several = students(points(recipes, recipe=["tiny/a", "tiny/b"], axes={"method": "ce", "seed": 3}))
+    assert [(point.label, point.recipe.seed) for point in several] == [("a_ce", 3), ("b_ce", 3)]
 
 
 def test_exclusions_overrides_and_settings(recipes: Path) -> None:
@@ -118,20 +120,26 @@ def test_the_command_line(recipes: Path) -> None:
     [
         ({"axis": {}}, r"axis: there is no such key; did you mean 'axes'"),
         ({"axes": {"methd": ["ce"]}}, r"x\.yaml: .*'methd' is no key of a recipe; did you mean 'method'\?"),
+        ({"recipe": "tiny/a_{method}"}, r"recipe: tiny/a_\{method\} has a template, but a recipe describes a pair"),
+        ({"recipe": "tiny/a_ce"}, r"x\.yaml: tiny/a_ce: there is no such recipe; a recipe describes a pair.*: tiny/a ce"),
+        ({"axes": {"method": [{"name": "kd"}]}}, r"axes\.method: \{'name': 'kd'\} is no method; list what"),
+        ({"axes": {"method": {"kd": {}}}}, r"axes\.method: \{'kd': \{\}\} is no method; list what"),
+        ({"axes": {"method": ["cirkd"]}}, r"x\.yaml: 'cirkd' is no method here; name one of its presets: cirkd@citys \("),
+        ({"axes": {"seed": [0]}}, r"x\.yaml: point a: tiny/a: describes a pair of networks, not how the student is trained"),
         ({"axes": {"method": ["ce"], "sede": [0]}}, r"x\.yaml: .*did you mean 'seed'\?"),
-        ({"axes": {"seed": [0]}}, r"recipe: tiny/a_\{method\} wants an axis method; axes has seed"),
         ({"axes": {"method": ["ce"], "pear": [1]}}, r"'pear' is no key of a recipe"),
         ({"axes": {"method": ["ce"], "schedule.step": [1]}}, r"point a_ce-step=1: schedule\.step: .*did you mean 'steps'"),
         ({"axes": {"method": ["ce"], "seed": []}}, r"axes\.seed: has no value"),
         ({"axes": {"method": ["ce"], "crop": {"a": 3}}}, r"axes\.crop: 3 is no mapping"),
-        ({"axes": {"method": ["cee"]}}, r"names the recipe tiny/a_cee, but no tiny/a_cee\.yaml.*did you mean tiny/a_ce\?"),
+        ({"axes": {"method": ["cee"]}}, r"x\.yaml: 'cee' is no method here; did you mean ce"),
+        ({"recipe": "tiny/b"}, r"x\.yaml: tiny/b: there is no such recipe; did you mean tiny/a\?"),
         ({"exclude": [{"method": "kdd"}]}, r"a condition wants method 'kdd'; values: ce, kd"),
         ({"exclude": [{"pair": "a"}]}, r"a condition names 'pair'; axes: recipe, method, seed"),
         ({"settings": {"schedul.steps": 1}}, r"'schedul\.steps' is no key of a recipe"),
         ({"axes": {"method": ["ce", "ce"]}}, r"are the same run \(a_ce-.*an axis changes nothing"),
         ({"axes": {"method": ["ce"], "run.workers": [0, 1]}}, r"run\.workers 0 and .*run\.workers 1 are the same run"),
-        ({"teachers": ["tiny/a_ce"]}, r"teachers: tiny/a_ce teaches no point"),
-        ({"teachers": ["tiny/teachr"]}, r"no tiny/teachr\.yaml.*did you mean tiny/teacher\?"),
+        ({"teachers": ["tiny/a ce"]}, r"teachers: tiny/a_ce teaches no point"),
+        ({"teachers": ["tiny/teachr"]}, r"x\.yaml: tiny/teachr: there is no such recipe; did you mean tiny/teacher"),
         ({"budget": {"steps": 1, "hours": 1}}, r"budget: has steps, hours; give one"),
         ({"budget": {"hours": 1}, "match": "wall_clock"}, r"drop match"),
         ({"match": "wall_clock", "axes": {"method": ["kd"]}}, r"no baseline to match"),
@@ -177,7 +185,7 @@ def test_recipes_are_also_found_from_the_current_folder(
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine.yaml"
     elsewhere.write_text(write(recipes).read_text())
-    with pytest.raises(ConfigError, match=r"no tiny/a_ce.yaml lies in a folder above it, nor in recipes/; correct the name"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml: tiny/a: there is no such recipe"):
         expand(read_sweep(elsewhere), Path("runs/x"))
     monkeypatch.chdir(recipes)
     assert len(expand(read_sweep(elsewhere), Path("runs/x"))) == 5
@@ -235,7 +243,7 @@ def test_some_points_and_what_they_need(recipes: Path) -> None:
 
 
 def test_other_launchers_run_the_same_points(recipes: Path) -> None:
-    found, command = points(recipes), ["python", "tools/sweep.py", "x.yaml", "seed=[0,1]"]
+    found, command = points(recipes), ["kd", "sweep", "x.yaml", "seed=[0,1]"]
     sweep = yaml.safe_load(wandb_sweep(found, "x", command, "project"))
     assert sweep["parameters"] == {"only": {"values": [point.name for point in found]}}
     assert sweep["command"] == ["${env}", *command, "${args}"]
@@ -248,8 +256,37 @@ def test_other_launchers_run_the_same_points(recipes: Path) -> None:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_expands_and_has_baseline_and_seeds(path: Path) -> None:
     found = expand(read_sweep(path), Path("runs/sweeps") / path.stem)
-    assert f"python tools/sweep.py recipes/sweeps/{path.name}" in path.read_text()
+    assert f"# kd sweep {path.stem}" in path.read_text()
     rows = Counter(point.label for point in students(found))
     assert min(rows.values()) >= 2
     assert any(point.recipe.method is None for point in students(found))
     assert [point.role for point in found].count("teacher") == 1
+
+
+def test_a_student_may_teach(recipes: Path) -> None:
+    """A teacher's path is that of any run: of a whole recipe, or of a pair with its method."""
+    found = points(recipes, "teacher.path=runs/tiny/a_ce/seed1", axes={"method": ["kd"]}, teachers={"tiny/a ce": {}})
+    assert [(point.role, point.label, point.recipe.seed) for point in found] == [("teacher", "a_ce", 1), ("student", "a_kd", 0)]
+
+
+def test_methods_on_the_command_line(recipes: Path) -> None:
+    assert [point.label for point in students(points(recipes, "method=[kd]", "seed=0"))] == ["a_kd"]
+    assert [point.label for point in students(points(recipes, "method=jml_kd", axes={"seed": [0, 1]}))] == ["a_jml_kd"] * 2
+    (stacked,) = students(points(recipes, "method=[kd+dist@seg]", "seed=0", "weights.dist_inter=2"))
+    assert stacked.label == "a_kd+dist@seg"
+    assert set(stacked.recipe.weights) == {
+        "ce",
+        "ce_aux",
+        "kd_kl",
+        "dist_inter",
+        "dist_intra",
+        "dist_inter_aux",
+        "dist_intra_aux",
+    }
+    assert stacked.recipe.weights["dist_inter"] == 2
+
+
+def test_the_committed_results_have_the_names_of_their_sweep() -> None:
+    folder = ROOT / "recipes" / "camvid" / "results" / "camvid_cpu"
+    found = expand(read_sweep("camvid_cpu"), Path("runs/sweeps/camvid_cpu"))
+    assert {point.name for point in found} == {path.name for path in folder.iterdir() if path.is_dir()}

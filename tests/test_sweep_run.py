@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import runpy
 import signal
 import subprocess
 import sys
@@ -16,39 +15,39 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_tools import inside
 from safetensors.torch import load_file
 from tiny import STUDENT, execute, tiny
 from tiny_sweep import write, write_recipes
 
 from kd.config import InputError
 from kd.data.build import open_split
-from kd.published import load_published
 from kd.results.groups import Choices
 from kd.results.layouts import brief
+from kd.results.published import load_published
 from kd.results.records import records
 from kd.results.render import markdown
 from kd.results.rows import summarise
 from kd.results.runs import load_runs
 from kd.sweep.points import Point, expand
 from kd.sweep.schema import read_sweep
-from students.calibrating import step_times
 from students.signals import Interrupted
-from students.sweep_clock import measured, read_clock
-from students.sweep_places import Place, places
-from students.sweep_state import listing, logged_step, state, write_record
-from students.sweeping import Runner, report
+from students.sweeping.clock import measured, read_clock
+from students.sweeping.places import Place, places
+from students.sweeping.runner import Runner, report
+from students.sweeping.state import listing, logged_step, state, write_record
+from students.sweeping.step_times import step_times
 from teachers.load import load_teacher
 
 ROOT = Path("runs/sweeps/x")
 NUMBERS = Path(__file__).parent.parent / "recipes" / "published.yaml"
-TOOL = Path(__file__).parent.parent / "tools" / "sweep.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def start(sweep: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
     """The tool in a process group of its own, in ``folder``."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(TOOL), str(sweep), "--jobs", "2", *words]
+    command = [sys.executable, "-m", "kd", "sweep", str(sweep), "--jobs", "2", *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
@@ -155,11 +154,9 @@ def test_a_dry_run_only_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     sweep = write(tmp_path)
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
-    monkeypatch.setattr("sys.argv", [str(TOOL), str(sweep), "--dry-run", "--only", "a_kd*-s1"])
-    with pytest.raises(SystemExit) as done:
-        runpy.run_path(str(TOOL), run_name="__main__")
+    code = inside("sweep", sweep, "--dry-run", "--only", "a_kd*-s1")
     out = capsys.readouterr().out
-    assert (done.value.code, out.count("a_kd")) == (0, 1)
+    assert (code, out.count("a_kd")) == (0, 1)
     assert "2 points: 1 to do, 1 waiting" in out
     assert not list((tmp_path / "run").iterdir())
 
@@ -223,7 +220,7 @@ def test_the_cost_is_estimated_from_finished_siblings(tmp_path: Path, stand_in: 
 
 def test_a_failure_blocks_only_what_needs_it(tmp_path: Path, stand_in: list[str]) -> None:
     root = tmp_path / "broken"
-    points = tiny_points(tmp_path, root, recipe="tiny/a_{method}", axes={"method": ["ce", "kd"], "seed": 0})
+    points = tiny_points(tmp_path, root, axes={"method": ["ce", "kd"], "seed": 0})
     command = [sys.executable, "-c", "import sys; 'teacher' in sys.argv[1] and sys.exit('the data are broken')"]
     outcomes = Runner(points, root, command, [Place({})]).run()
     assert list(outcomes.values()) == ["failed", "failed", "blocked"]  # the second says 0 and leaves no result
@@ -299,7 +296,7 @@ def test_an_agents_identity_is_not_given_to_the_teacher(
 
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("students.sweep_places._cores", lambda: 8)
+    monkeypatch.setattr("students.sweeping.places._cores", lambda: 8)
     assert places(None) == [Place({})]
     assert places(2) == [Place({"OMP_NUM_THREADS": "4"})] * 2
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

@@ -17,10 +17,10 @@ from helpers_tools import ROOT, inside
 from tiny import tiny
 
 from kd.config import InputError
-from kd.published import load_published
-from kd.recipe import fingerprint
+from kd.recipe.schema import fingerprint
 from kd.results.layouts import display
-from kd.results.quotes import quote
+from kd.results.published import load_published
+from kd.results.published_tables import quote
 from kd.results.render import Table, latex, markdown, update
 from kd.results.runs import load_runs
 
@@ -54,7 +54,7 @@ def runs(tmp_path: Path) -> Path:
 
 def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> str:
     """What the tool prints."""
-    code = inside(monkeypatch, "table", *words)
+    code = inside("table", *words)
     printed = capsys.readouterr()
     assert code == 0, printed.err
     return printed.out
@@ -62,7 +62,7 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> str:
     """What the tool says when it refuses."""
-    assert inside(monkeypatch, "table", *words) == 2
+    assert inside("table", *words) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     return printed.err

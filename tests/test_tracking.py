@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 
 from kd.config import ConfigError, validate
-from students import tracking
-from students.tracking import Tracker, Tracking, read_metrics
-from students.wandb_facts import About
-from students.wandb_view import View
+from students.tracking import tracker as tracking
+from students.tracking.tracker import Tracker, Tracking, read_metrics
+from students.tracking.wandb_facts import About
+from students.tracking.wandb_view import View
 
 ROOT = Path(__file__).parents[1]
 START = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from students.tracking import Tracker, Tracking
-from students.wandb_facts import About
+from students.tracking.tracker import Tracker, Tracking
+from students.tracking.wandb_facts import About
 directory = Path(sys.argv[1])
 about = About("run-7", "kd seed 0", "pair", "train", ("kd", "shapes"), {"method": {"name": "kd"}, "seed": 0}, "val")
 def start(resume_step=None, directory=directory, **config):

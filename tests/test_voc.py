@@ -115,7 +115,7 @@ def test_what_is_missing_is_told_when_the_split_is_opened(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"JPEGImages: 1 listed images are missing, first 2007_000033 \(\.jpg\)"):
         opened("voc", home, "val")
     (home / "ImageSets" / "Segmentation" / "trainaug.txt").unlink()
-    with pytest.raises(ConfigError, match=r"trainaug\.txt: is missing; tools/prepare\.py voc .* data\.train=official"):
+    with pytest.raises(ConfigError, match=r"trainaug\.txt: is missing; `kd prepare voc` .* data\.train=official"):
         opened("voc", home, "train")
     (home / "ImageSets" / "Segmentation" / "val.txt").write_text(" \r\n")
     with pytest.raises(ConfigError, match=r"val\.txt: is empty"):

@@ -13,13 +13,14 @@ import torch
 from tiny import tiny
 from tiny_sweep import write, write_recipes
 
-from kd.recipe import load, plain
-from kd.results.labels import pair_label
+from kd.recipe.loading import load
+from kd.recipe.schema import plain
+from kd.results.names import pair_label
 from kd.sweep.points import Point, expand
 from kd.sweep.schema import read_sweep
-from students.previews import write_samples
+from students.examining.previews import write_samples
 from students.recorder import Recorder
-from students.wandb_facts import about, final_panels, numbers, outcome
+from students.tracking.wandb_facts import about, final_panels, numbers, outcome
 
 IDENTITY = {"id": "0123456789ab-s3-fedcba", "fingerprint": "0123456789ab", "seed": 3}
 

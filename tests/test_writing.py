@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kd.data.writing import write_whole
+from kd.files import write_whole
 
 
 def test_a_link_stays_a_link_and_a_device_a_device(tmp_path: Path) -> None:

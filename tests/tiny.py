@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kd.data.build import open_split
-from kd.recipe import Recipe, build
+from kd.recipe.schema import Recipe, build
 from kd.seeds import seed_everything
 from students.run import finished, train
 from teachers.load import load_teacher

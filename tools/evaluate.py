@@ -1,77 +1,8 @@
-"""Evaluate the student that a run left behind, on any split and with any predictor."""
+"""``kd evaluate``, from a clone."""
 
-from __future__ import annotations
-
-import argparse
-import json
 import sys
-from pathlib import Path
-from typing import Any
 
-EPILOG = """examples:
-  python tools/evaluate.py runs/camvid/r18_jml_kd/seed0
-  python tools/evaluate.py runs/camvid/r18_jml_kd/seed0 --split test --checkpoint best
-  python tools/evaluate.py runs/camvid/r18_ce/seed0 'evaluation.predictor={name: sliding, window: [180, 240]}'
-"""
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=formatter)
-    parser.add_argument("run", type=Path, help="a run directory")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's recipe, e.g. data.root=DIR")
-    parser.add_argument("--split", help="default: the split that the recipe reports")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores here")
-    return parser.parse_intermixed_args()
-
-
-def run(options: argparse.Namespace) -> None:
-    """Load, evaluate, print."""
-    from kd import distributed
-    from kd.networks.build import load_network
-    from kd.recipe import load
-    from students.checkpoint import write_json
-    from students.examiner import Examiner
-
-    split = [f"evaluation.report={options.split}"] if options.split else []
-    recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, *split])
-    network, card = load_network(options.run, "student" if options.checkpoint == "last" else "best")
-    device = distributed.local_device(recipe.run.device)
-    with distributed.world(device):
-        examiner = Examiner(recipe, tuple(card["classes"]), device)
-        name = recipe.evaluation.report
-        found = examiner.examine(network.to(device), name, calibration=recipe.evaluation.calibration)
-        scores = found.scores(examiner.classes)
-        if distributed.is_main():
-            show(scores, f"{options.run}, {options.checkpoint} checkpoint (step {card.get('step')}), split {name}")
-            if options.json:
-                write_json(options.json, {"run": str(options.run), "split": name, **scores})
-
-
-def show(scores: dict[str, Any], title: str) -> None:
-    """Scores in columns: percent; SCE in per mille."""
-    print(title)
-    for key, value in scores.items():
-        if not isinstance(value, dict):
-            print(f"  {key:16s} {_text(value):>8s}")
-    print("  IoU of each class")
-    for name, value in scores["iou"].items():
-        print(f"    {name:20s} {_text(value):>8s}")
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else json.dumps(value)
-
-
-def main() -> int:
-    """0, or 2 for bad input."""
-    options = arguments()
-    from kd.config import exit_code
-
-    return exit_code(lambda: run(options))
-
+from kd.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,77 +1,8 @@
-"""Predict images without labels: index PNGs (palette of the class colours), overlays, and probabilities if wanted."""
+"""``kd predict``, from a clone."""
 
-from __future__ import annotations
-
-import argparse
 import sys
-from pathlib import Path
 
-EPILOG = """examples:
-  python tools/predict.py runs/camvid/r18_jml_kd/seed0 photos --output predictions
-  python tools/predict.py runs/camvid/r18_jml_kd/seed0 'photos/**/*_left.png' --checkpoint best --probabilities
-  python tools/predict.py runs/cityscapes/r18/seed0 ~/cityscapes/leftImg8bit/test --submission cityscapes
-  python tools/predict.py exported photo.jpg --predictor '{name: multi_scale, scales: [0.75, 1.0, 1.25]}'
-
-written: OUTPUT/labels/NAME.png (mode P: values are class numbers; OpenCV would turn them into colours, read them with
-Pillow), overlay/NAME.jpg, legend.png, probabilities/NAME.npz (array `probabilities`, float16 K H W), predictions.yaml.
-All are upright as EXIF says, and as large as the image. Names keep the folders below INPUT. The network computes in float32.
-The same command goes on where it was stopped. Exit codes: 0, 2 bad input or some images unreadable (the rest is written).
-"""
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=formatter)
-    parser.add_argument("model", type=Path, help="a run directory, or one with student.safetensors and student.yaml")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder (searched below) or quoted pattern")
-    parser.add_argument("--output", type=Path, default=Path("predictions"), help="default: predictions")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--predictor", metavar="YAML", help="e.g. multi_scale; default: the run's own, else whole")
-    parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help="draw overlays (default: yes)")
-    parser.add_argument("--probabilities", action="store_true", help="also write softmax probabilities (large)")
-    parser.add_argument("--submission", metavar="DATA", help="also pack OUTPUT/submission.zip for this data set's server")
-    parser.add_argument("--overwrite", action="store_true", help="predict anew what is there; default: skip it")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    return parser.parse_intermixed_args()
-
-
-def run(options: argparse.Namespace) -> None:
-    """Load, find the images, predict, report."""
-    from kd.config import InputError
-    from kd.distributed import local_device
-    from kd.networks.build import load_network
-    from students.inputs import find
-    from students.predictions import Writer, chosen_predictor, predict, server, submit
-    from teachers.files import file_mark
-
-    items = find(options.inputs, options.output)
-    name = "student" if options.checkpoint == "last" else "best"
-    network, card = load_network(options.model, name)
-    data = server(options.submission, card["classes"], items) if options.submission else None
-    device, chosen = local_device(options.device), chosen_predictor(options.predictor, options.model)
-    mark = file_mark(options.model / f"{name}.safetensors")
-    facts = {"model": str(options.model), "checkpoint": options.checkpoint, "weights": mark, "step": card.get("step")}
-    facts |= {"predictor": chosen.config.model_dump(mode="json"), "classes": card["classes"], "colours": card.get("colours")}
-    extras = {"overlay": options.overlay, "probabilities": options.probabilities}
-    kinds = ["labels", *(kind for kind, wanted in extras.items() if wanted)]
-    writer = Writer(options.output, facts, kinds, options.overwrite)
-    report = predict(network.to(device), chosen, items, writer, device)
-    skipped = f", {len(report.finished)} were finished before (--overwrite predicts them anew)" if report.finished else ""
-    print(f"{options.output}: {len(report.written)} of {len(items)} images predicted{skipped}; predictor {chosen.config.name}")
-    if report.broken:
-        raise InputError(f"{len(report.broken)} of {len(items)} images could not be read, see above; the rest is written")
-    if data is not None:
-        print(f"{submit(data, items, writer)}: upload this to the server of {options.submission}")
-
-
-def main() -> int:
-    """0, or 2 for bad input."""
-    options = arguments()
-    from kd.config import exit_code
-
-    return exit_code(lambda: run(options))
-
+from kd.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["predict", *sys.argv[1:]]))

@@ -20,7 +20,7 @@ def open_split(config: Any, split: str) -> Dataset:
     if split in cls.unlabelled:
         raise ConfigError(
             f"evaluation: the labels of {config.name}'s split '{split}' are secret, so it has no scores; evaluate "
-            f"{' or '.join(splits)}. To submit {split} to the data set's server, predict its images with tools/predict.py"
+            f"{' or '.join(splits)}. To submit {split} to the data set's server, predict its images with `kd predict`"
         )
     if split not in splits:
         raise ConfigError(f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(splits)}")

@@ -13,8 +13,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from kd.data.dataset import Colour, Dataset, check_labels
-from kd.data.files import data_root, read_pair, resized
-from kd.data.lists import located, read_list
+from kd.data.list_files import located, read_list
+from kd.data.reading import data_root, read_pair, resized
 from kd.types import IGNORE
 
 VOID = 11

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from kd.config import ConfigError, InputError
 from kd.data.dataset import Colour, Dataset, LabelError
-from kd.data.files import check_sizes, data_root, read_image, read_labels, resized
-from kd.data.lists import Count, by_stem, check_count
+from kd.data.list_files import Count, by_stem, check_count
+from kd.data.reading import check_sizes, data_root, read_image, read_labels, resized
 from kd.data.submission import Submission
 from kd.types import IGNORE
 
@@ -155,7 +155,7 @@ def _images(folder: Path) -> list[Path]:
     if not found:
         raise ConfigError(
             f"{folder}: holds no CITY/CITY_SEQ_FRAME{IMAGE}.png; point data.root at the folder with leftImg8bit and gtFine, "
-            "or let tools/prepare.py cityscapes build it from the official archives"
+            "or let `kd prepare cityscapes` build it from the official archives"
         )
     return found
 
@@ -169,7 +169,7 @@ def _labels(folder: Path, images: list[Path]) -> list[Path]:
     if missing:
         raise ConfigError(
             f"{folder}: {len(missing)} of {len(images)} images have no label map, first {missing[0]}.png; copy them from "
-            "gtFine_trainvaltest (tools/prepare.py cityscapes does)"
+            "gtFine_trainvaltest (`kd prepare cityscapes` does)"
         )
     return [there[name] for name in wanted]
 

@@ -1,7 +1,7 @@
 """DeepGlobe Land Cover: 6 classes, 803 satellite images of 2448 x 2448 pixels with public labels.
 
 Layout: ``ID_sat.jpg`` and ``ID_mask.png`` (painted) in the root or its folder ``train``; ``ID_index.png`` (class numbers, made
-by tools/prepare.py) is read instead of the mask where it is there, because it decodes faster.
+by `kd prepare`) is read instead of the mask where it is there, because it decodes faster.
 
 Split "JDT folds": the images sorted by file name, 5 folds of 160, fold ``fold`` is val and the other 643 are train, as in the
 released code of JDTLosses. It is not GLNet's 454/207/142. Two things differ from that code: colours are cut at 128 in each
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.data.dataset import Colour, Dataset, LabelError, check_labels
-from kd.data.files import check_sizes, data_root, read_colours, read_image, read_labels, resized
-from kd.data.lists import Count, by_stem, check_count
+from kd.data.list_files import Count, by_stem, check_count
+from kd.data.reading import check_sizes, data_root, read_colours, read_image, read_labels, resized
 from kd.types import IGNORE
 
 IMAGE, MASK, INDEX = "_sat", "_mask", "_index"
@@ -122,7 +122,7 @@ def _images(folder: Path) -> list[Path]:
     if len(found) < FOLDS:
         raise ConfigError(
             f"{folder}: holds {len(found)} images ID{IMAGE}.jpg, {FOLDS} folds need {FOLDS} or more; point data.root at the "
-            "extracted training set, or let tools/prepare.py deepglobe build it"
+            "extracted training set, or let `kd prepare deepglobe` build it"
         )
     return sorted(found, key=lambda path: path.name.lower())
 

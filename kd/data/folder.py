@@ -9,10 +9,10 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.coding import ByColour, ByValue, ClassColours, ClassValues, Values, palette
 from kd.data.dataset import Colour, Dataset
-from kd.data.files import check_sizes, data_root, read_image, resized
 from kd.data.folder_layout import SPLIT, Layout
+from kd.data.mask_coding import ByColour, ByValue, ClassColours, ClassValues, Values, palette
+from kd.data.reading import check_sizes, data_root, read_image, resized
 from kd.types import IGNORE
 
 Byte = Annotated[int, Field(ge=0, le=255)]

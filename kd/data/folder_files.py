@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.config import ConfigError
-from kd.data.files import SUFFIXES
+from kd.data.reading import SUFFIXES
 
 
 class Pair(NamedTuple):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError
-from kd.data.files import SUFFIXES
 from kd.data.folder_files import ListFile, Pair, Strays, indices, matched
+from kd.data.reading import SUFFIXES
 
 SPLIT = "{split}"
 USUAL = ("train", "val", "test")

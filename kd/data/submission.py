@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from kd.config import InputError
-from kd.data.writing import write_whole
+from kd.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 segmentation, 21 classes: 10 582 (with SBD) or 1464 images to train on, 1449 of val; about 375 x 500 pixels.
 
 Layout: ``JPEGImages/ID.jpg``, ``SegmentationClass/ID.png``, ``SegmentationClassAug/ID.png`` (made of SBD, see
-tools/prepare.py), ``ImageSets/Segmentation/{train,val,trainaug}.txt``. The white lines around objects are 255: ignored.
+`kd prepare`), ``ImageSets/Segmentation/{train,val,trainaug}.txt``. The white lines around objects are 255: ignored.
 Everingham et al., "The PASCAL visual object classes challenge: a retrospective", IJCV 2015; Hariharan et al., "Semantic
 contours from inverse detectors" (SBD), ICCV 2011.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.data.dataset import Colour, Dataset, check_labels
-from kd.data.files import data_root, read_pair, resized
-from kd.data.lists import Count, by_stem, check_count, located, read_list
+from kd.data.list_files import Count, by_stem, check_count, located, read_list
+from kd.data.reading import data_root, read_pair, resized
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGES = {"train": 1464, "trainaug": 10582, "val": 1449}
@@ -127,7 +127,7 @@ def _home(root: Path) -> Path:
     if found is None:
         raise ConfigError(
             f"{root}: holds neither JPEGImages nor VOC2012/JPEGImages nor VOCdevkit/VOC2012/JPEGImages; point data.root at "
-            "VOC2012, or let tools/prepare.py voc build it from the official archives"
+            "VOC2012, or let `kd prepare voc` build it from the official archives"
         )
     return found
 
@@ -141,15 +141,13 @@ def _augmented(root: Path) -> list[str]:
     file = root / "ImageSets" / "Segmentation" / "trainaug.txt"
     if not file.is_file():
         raise ConfigError(
-            f"{file}: is missing; tools/prepare.py voc makes it of the SBD archive. Or train on VOC's own 1464 images with "
+            f"{file}: is missing; `kd prepare voc` makes it of the SBD archive. Or train on VOC's own 1464 images with "
             "data.train=official"
         )
     names = _listed(root, "trainaug")
     leaked = sorted(set(names) & set(_listed(root, "val")))
     if leaked:
-        raise ConfigError(
-            f"{file}: holds {len(leaked)} images of val, first {leaked[0]}; let tools/prepare.py voc make it anew"
-        )
+        raise ConfigError(f"{file}: holds {len(leaked)} images of val, first {leaked[0]}; let `kd prepare voc` make it anew")
     return names
 
 
@@ -162,6 +160,6 @@ def _labels(root: Path, names: list[str], overlap: str | None) -> list[Path]:
         folders = "SegmentationClass" if overlap is None else "SegmentationClass and SegmentationClassAug"
         raise ConfigError(
             f"{root}: {len(missing)} of {len(names)} listed images have no label map in {folders}, first {missing[0]}.png; is "
-            "the copy complete? tools/prepare.py voc makes it of the official archives"
+            "the copy complete? `kd prepare voc` makes it of the official archives"
         )
     return [there[name] for name in names]

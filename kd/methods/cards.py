@@ -27,14 +27,22 @@ def presets(folder: Path) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     for file in sorted(folder.glob("*.yaml")):
         text = file.read_text(encoding="utf-8")
         tree = yaml.safe_load(text)
-        method = tree["method"][-1] if isinstance(tree["method"], list) else tree["method"]
-        comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
-        found.setdefault(method["name"], []).append((file.stem, comment, tree.get("weights", {})))
+        if "method" in tree:
+            method = tree["method"][-1] if isinstance(tree["method"], list) else tree["method"]
+            lines = [line for line in text.splitlines() if line.startswith("#") and "$schema=" not in line]
+            comment = " ".join(line.lstrip("# ") for line in lines)
+            found.setdefault(method["name"], []).append((file.stem, comment, tree.get("weights", {})))
     return found
 
 
+def short_names(folder: Path) -> dict[str, str]:
+    """Presets that have a shorter name too, with it: ``cwd@cirkd`` is also ``cwd``."""
+    trees = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.yaml"))}
+    return {tree["extends"][0].rpartition("/")[2]: name for name, tree in trees.items() if "method" not in tree}
+
+
 def costs(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
-    """What ``tools/benchmark.py methods --json FOLDER/costs.json`` measured: of which shape, and a row for each preset.
+    """What ``kd benchmark methods --json FOLDER/costs.json`` measured: of which shape, and a row for each preset.
 
     A preset of several stages has a row for each, named ``preset, stage``; the last one counts.
     """
@@ -58,7 +66,8 @@ def card(name: str, folder: Path) -> str:
     lines += ["Knobs:", "", *_knobs(cls.Config), ""]
     ours = presets(folder).get(name, [])
     if ours:
-        lines += ["Presets (`extends: [_parts/method/...]`):", "", *(_preset(*preset) for preset in ours), ""]
+        short = short_names(folder)
+        lines += ["Presets (`kd train RECIPE PRESET`):", "", *(_preset(short.get(p[0], ""), *p) for p in ours), ""]
     shape, measured = costs(folder)
     if rows := [(preset, measured[preset]) for preset, *_ in ours if preset in measured]:
         base = measured["kd"]["milliseconds"]
@@ -101,19 +110,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _preset(name: str, comment: str, weights: dict[str, Any]) -> str:
+def _preset(short: str, name: str, comment: str, weights: dict[str, Any]) -> str:
     listed = ", ".join(f"{term} {weight:g}" for term, weight in weights.items())
-    return f"- `{name}`: {listed}. {comment}"
+    return f"- `{name}`{f', or `{short}`' if short else ''}: {listed}. {comment}"
 
 
 def table(folder: Path) -> str:
     """All methods in a table: what each does, and its presets."""
-    ours, (_, measured) = presets(folder), costs(folder)
+    ours, short, (_, measured) = presets(folder), short_names(folder), costs(folder)
     base = measured["kd"]["milliseconds"] if measured else 1.0
     lines = ["| method | what it does | presets (time of their terms, x KD) |", "|---|---|---|"]
     for name in names():
         module = inspect.getmodule(lookup(FOLDER, name, "Method"))
         times = {preset: measured[preset]["milliseconds"] / base for preset, *_ in ours.get(name, []) if preset in measured}
-        told = [f"`{preset}` ({times[preset]:.1f})" if preset in times else f"`{preset}`" for preset, *_ in ours.get(name, [])]
+        named = {
+            preset: f"`{short[preset]}` = `{preset}`" if preset in short else f"`{preset}`" for preset, *_ in ours.get(name, [])
+        }
+        told = [f"{text} ({times[preset]:.1f})" if preset in times else text for preset, text in named.items()]
         lines.append(f"| `{name}` | {first_line(module).rstrip('.')} | {', '.join(told) or '-'} |")
     return "\n".join(lines)

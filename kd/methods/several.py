@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.lookup import lookup, named
+from kd.lookup import lookup, named, own_name
 from kd.methods.method import Method
 from kd.schedules import OptimizerConfig
 from kd.types import Outputs, Sizes, Stage
@@ -31,7 +31,7 @@ class Several(Method):
         super().__init__(config, student, teacher)
         self.members = nn.ModuleDict()
         for member in config.members:
-            name = member.name.rpartition(":")[2].lower()
+            name = own_name(member.name)
             if name in self.members:
                 raise ConfigError(f"method: names {name} twice; give each method once, its weights can be larger")
             self.members[name] = lookup("kd.methods", member.name, "Method").fitted(member, student, teacher)

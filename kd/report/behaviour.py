@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kd.report.charts import Bar, Bin, reliability, stacked
-from kd.report.looks import Look
-from kd.report.parts import Panel, Part, measured
+from kd.report.sections import Panel, Part, measured
+from kd.report.styles import Look
 from kd.results.rows import Block, Row, statistics
 from kd.results.runs import Run, Tree
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from kd.report.looks import Look, shortened
+from kd.report.styles import Look, shortened
 from kd.report.svg import Frame, Scale, area, element, frame, line, marker, picture, stroke, text
 
 DOTS = 12

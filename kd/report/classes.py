@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kd.report.looks import Look
-from kd.report.parts import Part, measured, several_teachers
+from kd.report.sections import Part, measured, several_teachers
+from kd.report.styles import Look
 from kd.report.svg import ticks
 from kd.results.rows import Block, Row
 from kd.results.runs import Run

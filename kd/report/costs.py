@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kd.report.charts import Dot, scatter
-from kd.report.looks import Look
-from kd.report.parts import Panel, Part, measured
+from kd.report.sections import Panel, Part, measured
+from kd.report.styles import Look
 from kd.results.rows import Block
 
 

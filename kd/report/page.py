@@ -10,17 +10,17 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from kd.published import Published
 from kd.report.behaviour import calibration, disagreement
 from kd.report.classes import classes
 from kd.report.costs import costs
-from kd.report.looks import Look, looks
-from kd.report.parts import Part
 from kd.report.pictures import pictures
-from kd.report.settings import environment, recipes, runs
+from kd.report.provenance import environment, recipes, runs
+from kd.report.sections import Part
+from kd.report.styles import Look, looks
+from kd.report.summary import summary
 from kd.report.training import training
-from kd.report.words import summary
 from kd.results.layouts import long
+from kd.results.published import Published
 from kd.results.render import Table
 from kd.results.rows import Block
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kd.report.looks import Look
-from kd.report.parts import Part, several_teachers
+from kd.report.sections import Part, several_teachers
+from kd.report.styles import Look
 from kd.results.rows import Block
 from kd.results.runs import Run
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from kd.report.charts import Curve, curves
-from kd.report.looks import Look
-from kd.report.parts import Panel, Part, seeds, several_teachers
+from kd.report.sections import Panel, Part, seeds, several_teachers
+from kd.report.styles import Look
 from kd.results.rows import Block
 from kd.results.runs import Run, Tree, number, records
 

@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from kd.config import ConfigError, InputError
-from kd.results.labels import covers, dataset_label, differing, flat, is_plain, row_label, student_label, teacher_label
+from kd.results.differences import covers, differing, flat
 from kd.results.lineage import is_teacher_of, measured_alike, only_taught, only_tokens_of
+from kd.results.names import dataset_label, is_plain, row_label, student_label, teacher_label
 from kd.results.runs import Run
 
 COMPARED = ("data", "augmentation", "student", "teacher", "schedule", "evaluation")

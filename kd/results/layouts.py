@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kd.published import Published
 from kd.results.bootstrap import RESAMPLES, Delta
-from kd.results.labels import METHODS, rank
-from kd.results.notes import about, definitions, flag_notes, title
-from kd.results.quotes import Quote, quote, told
+from kd.results.footnotes import about, definitions, flag_notes, title
+from kd.results.names import METHODS, rank
+from kd.results.published import Published
+from kd.results.published_tables import Quote, quote, told
 from kd.results.render import Table
 from kd.results.rows import Block, Row
 

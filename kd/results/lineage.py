@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kd.results.labels import covers, differing, row_label
+from kd.results.differences import covers, differing
+from kd.results.names import row_label
 from kd.results.runs import Run
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kd.published import Published
-from kd.results.quotes import quote
+from kd.results.published import Published
+from kd.results.published_tables import quote
 from kd.results.rows import Block, Row
 
 

@@ -13,7 +13,7 @@ from kd.metrics.counts import Counts
 from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
 from kd.results.groups import Choices, Group, group
-from kd.results.labels import dataset_label, rank, row_label, student_label
+from kd.results.names import dataset_label, rank, row_label, student_label
 from kd.results.runs import Run, Runs, load_counts, number, records
 
 RISE, TAIL = 1.0, 0.2

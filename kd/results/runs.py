@@ -15,7 +15,7 @@ import yaml
 from kd.config import InputError
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
-from kd.recipe import IDENTITY
+from kd.recipe.schema import IDENTITY
 
 Tree = Mapping[str, Any]
 
@@ -93,7 +93,7 @@ def load_runs(paths: Iterable[str | Path]) -> Runs:
             _read(folder, found)
     if not (found.finished or found.left_out):
         listed = ", ".join(map(str, paths))
-        raise InputError(f"{listed}: holds no run (no result.json, no run.json); give directories that tools/train.py wrote")
+        raise InputError(f"{listed}: holds no run (no result.json, no run.json); give directories that `kd train` wrote")
     return found
 
 

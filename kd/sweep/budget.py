@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd.config import ConfigError
-from kd.recipe import Recipe, fingerprint, plain
+from kd.recipe.schema import Recipe, fingerprint, plain
 from kd.sweep.schema import SweepFile
 
 Clock = Mapping[str, Mapping[str, Any]]

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd.config import ConfigError
-from kd.merging import Origins, merge
-from kd.recipe import Recipe, build, describe, fingerprint, plain
+from kd.files import file_name
+from kd.recipe.library import find, respelled
+from kd.recipe.loading import Draft, describe, draft
+from kd.recipe.merging import Origins, merge
+from kd.recipe.schema import Recipe, build, fingerprint, plain
 from kd.sweep.budget import Clock, Plan, clock_key, plans
-from kd.sweep.grouping import Groups
-from kd.sweep.schema import Choice, Settings, Sweep, combinations, file_name, matches
-from kd.sweep.written import Written, find, load
+from kd.sweep.choices import METHOD, Choice, Settings, matches
+from kd.sweep.schema import Sweep
+from kd.sweep.wandb_groups import Groups
 
 TOKENS = "maskd"
 LEARNING = ("token_ce", "token_dice")
@@ -45,11 +48,11 @@ class Point:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _Student:
     """A student before its teacher, tokens and steps are settled."""
 
     label: str
-    written: Written
+    written: Draft
     choices: Mapping[str, Choice]
     recipe: Recipe
 
@@ -73,9 +76,9 @@ def _placed(point: Point, groups: Groups, source: str) -> Point:
     settings = groups.settings(point.recipe, point.role)
     if not settings:
         return point
-    written = Written(plain(point.recipe), dict(point.origins))
+    written = Draft(plain(point.recipe), dict(point.origins))
     written.apply(settings, source)
-    return replace(point, recipe=build(written.tree), origins=written.origins)
+    return replace(point, recipe=written.build(), origins=written.origins)
 
 
 def to_measure(sweep: Sweep, clock: Clock) -> dict[str, Recipe]:
@@ -86,7 +89,7 @@ def to_measure(sweep: Sweep, clock: Clock) -> dict[str, Recipe]:
     if not sweep.file.match and not (sweep.file.budget and sweep.file.budget.hours):
         return {}
     expansion = _Expansion(sweep, Path())
-    wanted = map(expansion.measurable, expansion.drafts)
+    wanted = map(expansion.measurable, expansion.wanted)
     return {key: recipe for recipe in wanted if (key := clock_key(recipe)) not in clock}
 
 
@@ -96,21 +99,21 @@ class _Expansion:
     def __init__(self, sweep: Sweep, root: Path) -> None:
         self.sweep, self.root = sweep, root
         self.found: dict[str, Point] = {}
-        self.files: dict[str, Written] = {}
+        self.files: dict[str, Draft] = {}
         self.tokens: dict[str, Point] = {}
         self.students: dict[str, Point] = {}
-        self.drafts = [self._draft(choices) for choices in self._wanted()]
-        if not self.drafts:
+        self.wanted = [self._one(choices) for choices in self._wanted()]
+        if not self.wanted:
             raise ConfigError(f"{sweep.path}: no point is left; exclude leaves nothing of axes")
 
     def points(self, clock: Clock) -> list[Point]:
         file = self.sweep.file
-        settled = plans([self.measurable(draft) for draft in self.drafts], file, clock)
-        for draft, plan in zip(self.drafts, settled, strict=True):
-            self._add_student(draft, plan)
-        for name in file.teachers or {}:
+        settled = plans([self.measurable(student) for student in self.wanted], file, clock)
+        for student, plan in zip(self.wanted, settled, strict=True):
+            self._add_student(student, plan)
+        for name in map(_directory, file.teachers or {}):
             if not any(point.role == "teacher" and point.choices["recipe"] == name for point in self.found.values()):
-                self._read(name)  # complains of a name that is no recipe's
+                self._read(*self._spelled(name) or (name, ""))  # complains of a name that is no recipe's
                 raise ConfigError(
                     f"{self.sweep.path}: teachers: {name} teaches no point; a teacher's path is runs/{name}/seed0. Drop it"
                 )
@@ -119,16 +122,28 @@ class _Expansion:
 
     def _wanted(self) -> list[dict[str, Choice]]:
         file = self.sweep.file
-        return [one for one in combinations(file) if not any(matches(condition, one) for condition in file.exclude)]
+        return [one for one in file.combinations() if not any(matches(condition, one) for condition in file.exclude)]
 
-    def _read(self, name: str) -> Written:
-        if name not in self.files:
-            self.files[name] = load(name, self.sweep.path)
-        return deepcopy(self.files[name])
+    def _read(self, name: str, method: str) -> Draft:
+        key = f"{name} {method}"
+        if key not in self.files:
+            try:
+                self.files[key] = draft(name, method, self.sweep.path)
+            except ConfigError as error:
+                raise ConfigError(f"{self.sweep.path}: {error}") from None
+        return deepcopy(self.files[key])
 
-    def _draft(self, choices: Mapping[str, Choice]) -> _Draft:
+    def _spelled(self, directory: str) -> tuple[str, str] | None:
+        """The recipe and the method of a run that trains to ``runs/DIRECTORY``, or None."""
+        if find(directory, self.sweep.path):
+            return directory, ""
+        found = respelled(directory, self.sweep.path)
+        return (found[0].partition(" ")[0], found[0].partition(" ")[2]) if len(found) == 1 else None
+
+    def _one(self, choices: Mapping[str, Choice]) -> _Student:
         sweep, recipe = self.sweep, choices["recipe"].label
-        written = self._read(recipe)
+        method = choices[METHOD].label if METHOD in choices else ""
+        written = self._read(recipe, method)
         conditional = [change.settings for change in sweep.file.overrides if matches(change.when, choices)]
         common = {key: value for key, value in sweep.file.settings.items() if not written.lacks(key)}
         for settings in (common, *(choice.settings for choice in choices.values()), *conditional):
@@ -139,32 +154,33 @@ class _Expansion:
             for axis, choice in choices.items()
             if axis != "seed" and choice.settings
         ]
-        label = "-".join(file_name(text) for text in (Path(recipe).name, *extra))
-        return _Draft(label, written, choices, self._build(written, label))
+        name = f"{Path(recipe).stem}_{method}" if method else Path(recipe).stem
+        label = "-".join(file_name(text) for text in (name, *extra))
+        return _Student(label, written, choices, self._build(written, label))
 
-    def _command_line(self, written: Written) -> None:
+    def _command_line(self, written: Draft) -> None:
         for change in self.sweep.changes:
             ((key, value),) = change.items()
             if not (isinstance(value, dict) and written.lacks(f"{key}.")):
                 merge(written.tree, deepcopy(change), written.origins, "command line")
 
-    def _build(self, written: Written, label: str) -> Recipe:
+    def _build(self, written: Draft, label: str) -> Recipe:
         try:
-            return build(written.tree)
+            return written.build()
         except ConfigError as error:
             raise ConfigError(f"{self.sweep.path}: point {label}: {error}") from None
 
-    def _add_student(self, draft: _Draft, plan: Plan) -> None:
-        written, needs = deepcopy(draft.written), []
+    def _add_student(self, student: _Student, plan: Plan) -> None:
+        written, needs = deepcopy(student.written), []
         written.apply({"schedule.steps": plan.steps}, f"sweep {self.sweep.name}")
-        teacher = self._teacher(draft.recipe)
+        teacher = self._teacher(student.recipe)
         if teacher is not None:
             self.found.setdefault(teacher.name, teacher)
             needs.append(teacher.name)
             written.apply({"teacher.path": self._path(teacher)}, f"sweep {self.sweep.name}")
-        if self.sweep.file.tokens == "shared" and _learns_tokens(draft.recipe):
-            needs.append(self._share_tokens(draft, written, needs))
-        point = self._point(draft.label, "student", written, draft.choices)
+        if self.sweep.file.tokens == "shared" and _learns_tokens(student.recipe):
+            needs.append(self._share_tokens(student, written, needs))
+        point = self._point(student.label, "student", written, student.choices)
         mark = point.name.removeprefix(point.label)
         if (twin := self.students.get(mark)) is not None:
             raise ConfigError(
@@ -176,7 +192,7 @@ class _Expansion:
     def _path(self, point: Point) -> str:
         return (self.root / point.name).as_posix()
 
-    def _point(self, label: str, role: Any, written: Written, choices: Mapping[str, Choice]) -> Point:
+    def _point(self, label: str, role: Any, written: Draft, choices: Mapping[str, Choice]) -> Point:
         recipe = self._build(written, label)
         names = {axis: choice.label for axis, choice in choices.items()}
         return Point(f"{label}-{fingerprint(recipe)}-s{recipe.seed}", label, role, recipe, written.origins, names)
@@ -187,39 +203,45 @@ class _Expansion:
         parts = Path(path).parts if path else ()
         if recipe.teacher is None or recipe.teacher.name != "run" or len(parts) != 4 or parts[0] != "runs":
             return None
-        name, seed, known = "/".join(parts[1:3]), parts[3].removeprefix("seed"), self.sweep.file.teachers
-        trained = find(name, self.sweep.path) is not None if known is None else name in known
-        if not seed.isdigit() or not trained:
+        name, seed, teachers = "/".join(parts[1:3]), parts[3].removeprefix("seed"), self.sweep.file.teachers
+        known = None if teachers is None else {_directory(key): settings for key, settings in teachers.items()}
+        spelled = self._spelled(name)
+        if not seed.isdigit() or spelled is None or (known is not None and name not in known):
             return None
-        written = self._read(name)
+        written = self._read(*spelled)
         written.apply((known or {}).get(name, {}), f"sweep {self.sweep.name}")
         self._command_line(written)
         written.apply({"seed": int(seed)}, f"sweep {self.sweep.name}")
         return replace(self._point(parts[2], "teacher", written, {"recipe": Choice(name, {})}), instead=path)
 
-    def _share_tokens(self, draft: _Draft, written: Written, needs: Iterable[str]) -> str:
+    def _share_tokens(self, student: _Student, written: Draft, needs: Iterable[str]) -> str:
         """Hand the tokens of one run, which learns nothing else, to a student; returns that run's name.
 
         Tokens depend on the teacher and what it sees, not on the student: the first one stands in for all.
         """
-        tokens, recipe = deepcopy(written), build(written.tree)
+        tokens, recipe = deepcopy(written), written.build()
         steps: Settings = {"schedule.steps": 1, "method.share": plain(recipe)["method"]["share"] * recipe.schedule.steps}
         tokens.apply({**steps, "evaluation.every": 0}, f"sweep {self.sweep.name}")
-        learnt = build(tokens.tree)
+        learnt = tokens.build()
         key = fingerprint(learnt, ["data", "augmentation", "teacher", "method", "schedule"])
         if key not in self.tokens:
-            found = self._point(f"tokens-{draft.label}", "tokens", tokens, draft.choices)
+            found = self._point(f"tokens-{student.label}", "tokens", tokens, student.choices)
             self.tokens[key] = self.found[found.name] = replace(found, needs=tuple(needs))
         shared: Settings = {"method.tokens": self._path(self.tokens[key]), **{f"weights.{term}": None for term in LEARNING}}
         written.apply(shared, f"sweep {self.sweep.name}")
         return self.tokens[key].name
 
-    def measurable(self, draft: _Draft) -> Recipe:
+    def measurable(self, student: _Student) -> Recipe:
         """What a step costs as much as the student's, before anything is trained."""
-        teacher = self._teacher(draft.recipe)
+        teacher = self._teacher(student.recipe)
         if teacher is None:
-            return draft.recipe
-        return build({**plain(draft.recipe), "teacher": {"name": "fresh", "network": plain(teacher.recipe)["student"]}})
+            return student.recipe
+        return build({**plain(student.recipe), "teacher": {"name": "fresh", "network": plain(teacher.recipe)["student"]}})
+
+
+def _directory(name: str) -> str:
+    """Where a recipe with its method, ``shapes/tiny ce``, trains to below ``runs``."""
+    return name.replace(" ", "_")
 
 
 def _learns_tokens(recipe: Recipe) -> bool:

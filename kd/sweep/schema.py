@@ -1,27 +1,21 @@
-"""The schema of a sweep file, and the combinations that it spans."""
+"""The schema of a sweep file, and what a command line changes in it."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from kd.config import Config, ConfigError, validate
-from kd.merging import Tree, override
-from kd.recipe import Recipe
+from kd.recipe.library import sweep_file
+from kd.recipe.merging import Tree, override
+from kd.sweep.choices import METHOD, Choice, Settings, combinations, known_key, labels
 
 TWICE = "schedule.steps: budget fixes the students' steps; give budget.steps=N (and teachers={...} for theirs), or drop budget"
-Settings = dict[str, Any]
-"""Dotted keys of a recipe to values, e.g. ``{"schedule.steps": 1000}``."""
 
 
 def _listed(value: Any) -> Any:
@@ -57,12 +51,13 @@ class Change(Config):
 class SweepFile(Config):
     """A sweep.
 
-    recipe: a recipe below ``recipes/``, or several; ``{axis}`` in it is replaced: ``camvid/{pair}_{method}``.
-    axes: axis to values; a grid, or several one after the other. An axis that is not in ``recipe`` is a dotted key of the
-        recipe, or a mapping of labels to settings. One value counts as a list of one.
+    recipe: the recipe of a pair, or several: ``camvid/r18``.
+    axes: axis to values; a grid, or several one after the other. ``method`` lists what may stand beside the recipe on a command
+        line; any other axis is a dotted key of the recipe, or a mapping of labels to settings. One value counts as a list of
+        one.
     settings: for all students. ``overrides``: for some. ``exclude``: those left out, written as in ``when``.
-    teachers: recipes whose runs are trained first, with settings for each. By default every teacher whose path is
-        ``runs/FOLDER/RECIPE/seedN``, where that recipe exists.
+    teachers: recipes (with their method, where they need one) whose runs are trained first, with settings for each. By
+        default every teacher whose path is ``runs/FOLDER/RECIPE/seedN``, or ``RECIPE_METHOD``, where that recipe exists.
     tokens: ``shared``: those of MasKD are learnt once for all seeds and students that they would suit.
     budget: instead of the recipes' own steps.
     match: ``wall_clock``: each method's steps are such that it costs what its baseline does, measured on this machine.
@@ -80,37 +75,38 @@ class SweepFile(Config):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> SweepFile:
+        if templates := [name for name in self.recipe if "{" in name]:
+            raise ValueError(
+                f"recipe: {templates[0]} has a template, but a recipe describes a pair, and methods are an axis: "
+                "recipe: camvid/r18 and axes: {method: [ce, kd]}"
+            )
         if self.match and self.budget and self.budget.hours:
             raise ValueError("match and budget.hours are both given; equal hours match already, drop match")
         written = {key for change in self.overrides for key in change.settings} | self.settings.keys()
         for key in sorted(written.union(*(self.teachers or {}).values())):
             known_key(key)
-        axes = {key for choices in combinations(self) for choice in choices.values() for key in choice.settings}
+        axes = {key for choices in self.combinations() for choice in choices.values() for key in choice.settings}
         if self.budget and "schedule.steps" in axes | written:
             raise ValueError(TWICE)
         for condition in (*self.exclude, *(change.when for change in self.overrides)):
             self._check(condition)
         return self
 
+    def combinations(self) -> Iterator[dict[str, Choice]]:
+        """The choices of every point, exclusions included; ``recipe`` is the first."""
+        return combinations(self.recipe, self.axes)
+
     def _check(self, condition: Mapping[str, Any]) -> None:
         """A misspelt condition would silently match nothing."""
         options: dict[str, set[str]] = {}
-        for choices in combinations(self):
+        for choices in self.combinations():
             for axis, choice in choices.items():
                 options.setdefault(axis, set()).add(choice.label)
         for axis, wanted in condition.items():
             if axis not in options:
                 raise ValueError(f"a condition names '{axis}'; axes: {', '.join(options)}")
-            if unknown := [label for label in _labels(wanted) if label not in options[axis]]:
+            if unknown := [label for label in labels(wanted) if label not in options[axis]]:
                 raise ValueError(f"a condition wants {axis} '{unknown[0]}'; values: {', '.join(sorted(options[axis]))}")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value of an axis: how it is called, and the settings that it stands for."""
-
-    label: str
-    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -128,13 +124,13 @@ class Sweep:
 
 
 def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
-    """A sweep from a file. ``key=value``: an axis gets other values (``seed=[0,1]``), a key of the sweep file another value
+    """A sweep by name or path. ``key=value``: an axis gets other values (``seed=[0,1]``), a key of the sweep file another value
     (``budget.steps=100``), and any other key is one of the recipes.
 
     Raises:
         ConfigError: the file is missing or no YAML, a key unknown, or a value wrong.
     """
-    path = Path(path)
+    path = sweep_file(path)
     try:
         written, changes = _overridden(validate(SweepFile, _tree(path), "sweep"), overrides)
     except ConfigError as error:
@@ -160,9 +156,11 @@ def _overridden(written: SweepFile, overrides: Iterable[str]) -> tuple[SweepFile
     changes = []
     for change in map(override, overrides):
         ((key, value),) = change.items()
-        if any(key in grid for grid in written.axes):
-            updates["axes"] = [{**grid, key: value} if key in grid else grid for grid in updates.get("axes", written.axes)]
-        elif key in ("budget", "match", "tokens", "teachers"):
+        if key == METHOD or any(key in grid for grid in written.axes):
+            grids = updates.get("axes", written.axes)
+            there = any(key in grid for grid in grids)
+            updates["axes"] = [{**grid, key: value} if key in grid or not there else grid for grid in grids]
+        elif key in ("recipe", "budget", "match", "tokens", "teachers"):
             updates[key] = value
         else:
             known_key(key)
@@ -174,72 +172,3 @@ def _overridden(written: SweepFile, overrides: Iterable[str]) -> tuple[SweepFile
     if written.budget and any(isinstance(change.get("schedule"), dict) and "steps" in change["schedule"] for change in changes):
         raise ConfigError(TWICE)
     return written, tuple(changes)
-
-
-def known_key(key: str, others: Iterable[str] = ()) -> None:
-    """Check that a dotted key begins with a field of a recipe; ``others`` are names that would have done too.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    head, fields = str(key).partition(".")[0], list(Recipe.model_fields)
-    if head not in fields:
-        close = difflib.get_close_matches(head, [*others, *fields], n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"it must begin with one of {', '.join(fields)}"
-        raise ConfigError(f"'{key}' is no key of a recipe; {hint}")
-
-
-def combinations(file: SweepFile) -> Iterator[dict[str, Choice]]:
-    """The choices of every point, exclusions included. ``recipe`` is the first, its label the recipe's whole name.
-
-    Raises:
-        ConfigError: ``recipe`` names an axis that a grid has not, or an axis is no key of a recipe.
-    """
-    for grid in file.axes:
-        values = [_choices(axis, given, file.recipe) for axis, given in grid.items()]
-        for recipe, combination in product(file.recipe, product(*values)):
-            choices = dict(zip(grid, combination, strict=True))
-            names = {axis: choice.label for axis, choice in choices.items()}
-            if missing := [axis for axis in _fields(recipe) if axis not in names]:
-                raise ConfigError(f"recipe: {recipe} wants an axis {missing[0]}; axes has {', '.join(names) or 'none'}")
-            yield {"recipe": Choice(recipe.format(**names), {}), **choices}
-
-
-def _fields(recipe: str) -> list[str]:
-    return [field for _, field, _, _ in Formatter().parse(recipe) if field is not None]
-
-
-def _choices(axis: str, given: Any, recipes: Iterable[str]) -> list[Choice]:
-    if isinstance(given, Mapping):
-        for settings in given.values():
-            if not isinstance(settings, Mapping):
-                raise ConfigError(f"axes.{axis}: {settings!r} is no mapping of dotted keys to values")
-            for key in settings:
-                known_key(key)
-        return [Choice(str(label), dict(settings)) for label, settings in given.items()]
-    values = given if isinstance(given, list | tuple) else [given]
-    if not values:
-        raise ConfigError(f"axes.{axis}: has no value; give at least one, or drop the axis")
-    if any(axis in _fields(recipe) for recipe in recipes):
-        return [Choice(label_of(value), {}) for value in values]
-    known_key(axis, [name for recipe in recipes for name in _fields(recipe)])
-    return [Choice(label_of(value), {axis: value}) for value in values]
-
-
-def label_of(value: Any) -> str:
-    """A value as texts and conditions write it."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _labels(wanted: Any) -> list[str]:
-    return [label_of(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted])]
-
-
-def matches(condition: Mapping[str, Any], choices: Mapping[str, Choice]) -> bool:
-    """Whether a point's choices satisfy a condition; an axis that the point has not does not."""
-    return all(axis in choices and choices[axis].label in _labels(wanted) for axis, wanted in condition.items())
-
-
-def file_name(text: str) -> str:
-    """A text as part of a directory's name."""
-    return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", text).strip("_")

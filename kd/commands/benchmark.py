@@ -1,0 +1,95 @@
+"""Measure ratios on this machine, in one run: what each method's terms cost beside plain KD."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+EPILOG = """examples:
+  kd benchmark methods                                     batch 2 of 512 x 1024 crops, 19 classes, stride 8
+  kd benchmark methods cirkd@citys kd --crop 360 480 --classes 11 --batch 8 --device cuda
+
+Forward and backward of a method's terms on random outputs of both networks, in a process of its own: median of the repeats,
+memory on top of the inputs (CPU: growth of the process). The networks' own cost: kd cost.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its command line."""
+    parser.add_argument("what", choices=("methods",))
+    presets = parser.add_argument("presets", nargs="*", metavar="PRESET", help="of a method (default: all of the library)")
+    presets.completer = _presets  # type: ignore[attr-defined]
+    parser.add_argument("--crop", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--widths", type=int, nargs=2, default=(128, 256), metavar=("STUDENT", "TEACHER"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+
+
+def _presets(prefix: str = "", **_: Any) -> list[str]:  # noqa: ARG001
+    from kd.methods.cards import presets
+    from kd.recipe.library import library
+
+    return sorted(name for found in presets(library() / "_parts" / "method").values() for name, *_ in found)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Every preset in a process of its own, then the table."""
+    from kd.config import InputError
+
+    if options.one:
+        print(json.dumps(measured(options, options.presets[0])))
+        return
+    known = _presets()
+    if unknown := [name for name in options.presets if name not in known]:
+        raise InputError(f"there is no preset '{unknown[0]}'; presets: {', '.join(known)}")
+    names = list(dict.fromkeys(["kd", *(options.presets or known)]))
+    rows = [row for name in names for row in alone(options, name)]
+    base = rows[0]["milliseconds"]
+    print("| method | ms/step | x KD | spread | MiB | parameters |\n|---|---|---|---|---|---|")
+    for row in rows:
+        time, spread, memory = row["milliseconds"], row["spread"], row["mebibytes"]
+        print(f"| `{row['method']}` | {time:.1f} | {time / base:.1f} | {spread:.1f} | {memory:.0f} | {row['parameters']:,} |")
+    if options.json:
+        crop, widths = ("x".join(map(str, pair)) for pair in (options.crop, options.widths))
+        shape = f"batch {options.batch} of {crop} at stride 8, {options.classes} classes, widths {widths}, {options.device}"
+        options.json.write_text(json.dumps({"shape": shape, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def alone(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
+    """The rows of a preset from a process of its own, since a process's peak memory never falls."""
+    from kd.commands.process import kd
+    from kd.config import InputError
+
+    command = kd("benchmark", "methods", name, "--one", "--device", options.device)
+    for key in ("crop", "widths"):
+        command += [f"--{key}", *map(str, getattr(options, key))]
+    for key in ("batch", "classes", "repeats"):
+        command += [f"--{key}", str(getattr(options, key))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"{name}: could not be measured: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout)
+
+
+def measured(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
+    """Costs of one preset, a row for each stage; in this process."""
+    from kd.benchmark.methods import Shape, measure, plain
+    from kd.distributed import local_device
+    from kd.recipe.objective import objective
+    from kd.recipe.schema import method_config
+    from students.objective import build_method
+
+    shape = Shape(tuple(options.crop), options.batch, options.classes, widths=tuple(options.widths))
+    config = method_config(objective(name)[0]["method"])
+    method = build_method(config, *(shape.sizes(width) for width in shape.widths))
+    device, stages = local_device(options.device), reversed(method.stages)  # what trains the student first: memory only grows
+    costs = [measure(method, shape, device, options.repeats, stage) for stage in stages][::-1]
+    names = [name if len(costs) == 1 else f"{name}, {stage.name}" for stage in method.stages]
+    return [{"method": label, **plain(cost)} for label, cost in zip(names, costs, strict=True)]

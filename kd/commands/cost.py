@@ -1,0 +1,90 @@
+"""What a network costs: parameters, multiply-adds, measured time and memory; no weights needed, data only by `folder`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kd.commands.completing import beside, recipes
+
+EPILOG = """examples:
+  kd cost camvid/r18 --size 360 480 --teacher
+  kd cost camvid/r18 student.output_stride=16 --batch 8 --backward
+  kd cost runs/camvid/r18_jml_kd/seed0 --size 1024 2048 --device cuda
+
+MACs are half of what torch's FLOP counter counts: convolutions and matrix products, per image. Time and memory are those of
+this machine in float32, on random images.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its command line."""
+    model = parser.add_argument(
+        "model", metavar="MODEL", help="a recipe, or a directory with student.safetensors and student.yaml"
+    )
+    model.completer = recipes  # type: ignore[attr-defined]
+    words = parser.add_argument("words", nargs="*", metavar="key=value", help="e.g. student.backbone=resnet50")
+    words.completer = beside  # type: ignore[attr-defined]
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="default: 512 512")
+    parser.add_argument("--batch", type=int, default=1, help="images per pass (default: 1)")
+    parser.add_argument("--backward", action="store_true", help="forward and backward in train mode")
+    parser.add_argument(
+        "--teacher", action="store_true", help="also the recipe's teacher, forward only; its files must be there"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
+
+
+def subjects(options: argparse.Namespace, device: Any) -> dict[str, tuple[Any, Any]]:
+    """What to measure: name to (module, images to outputs)."""
+    from kd.config import InputError
+    from kd.data.build import open_split
+    from kd.lookup import lookup
+    from kd.networks.build import build_network, load_network
+    from kd.recipe.loading import load
+    from kd.recipe.schema import plain
+    from teachers.load import load_teacher
+
+    if Path(options.model).is_dir():
+        if options.teacher or options.words:
+            raise InputError(f"{options.model}: is a directory; --teacher and key=value need a recipe, e.g. its recipe.yaml")
+        network, _ = load_network(Path(options.model))
+        return {"student": (network.to(device), network)}
+    untrained, method = [*options.words, "student.pretrained=false"], "kd" if options.teacher else "ce"
+    recipe, _ = load(options.model, untrained, default=method)
+    known = getattr(lookup("kd.data", recipe.data.name, "Dataset"), "classes", None)
+    classes = known if isinstance(known, tuple) else open_split(recipe.data, "train").classes  # folders name their own
+    network = build_network(recipe.student, len(classes)).to(device)
+    if not options.teacher:
+        return {"student": (network, network)}
+    if recipe.teacher is None:
+        raise InputError(f"--teacher: {options.model} has none; drop the option, or name a recipe that distils")
+    if "network" in plain(recipe)["teacher"]:
+        recipe, _ = load(options.model, [*untrained, "teacher.network.pretrained=false"], default=method)
+    teacher = load_teacher(recipe.teacher, classes, device)
+    return {"student": (network, network), "teacher": (teacher, teacher.look)}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Build, measure, print."""
+    from kd.config import InputError
+    from kd.distributed import local_device
+    from kd.files import write_json
+    from kd.networks.cost import measure, table
+    from students.environment import environment
+
+    if min(*options.size, options.batch) < 1:
+        raise InputError(f"--size {options.size} and --batch {options.batch}: all must be positive")
+    if options.backward and options.batch < 2:
+        raise InputError("--backward: a pooled batch norm cannot train on one image; add --batch 2")
+    device = local_device(options.device)
+    found = {}
+    for name, (module, look) in subjects(options, device).items():
+        backward = options.backward and name == "student"
+        found[name] = measure(module, look, module.sizes, tuple(options.size), batch=options.batch, backward=backward)
+        print(table(found[name], f"{name} of {options.model}"))
+    place = environment(device)
+    print(f"float32, {place['device']}, {place['threads']} threads, torch {place['torch']}")
+    if options.json:
+        write_json(options.json, {"model": options.model, "environment": place, **found})

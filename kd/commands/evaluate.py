@@ -1,0 +1,61 @@
+"""Evaluate the student that a run left behind, on any split and with any predictor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+EPILOG = """examples:
+  kd evaluate runs/camvid/r18_jml_kd/seed0
+  kd evaluate runs/camvid/r18_jml_kd/seed0 --split test --checkpoint best
+  kd evaluate runs/camvid/r18_ce/seed0 'evaluation.predictor={name: sliding, window: [180, 240]}'
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its command line."""
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's recipe, e.g. data.root=DIR")
+    parser.add_argument("--split", help="default: the split that the recipe reports")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores here")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load, evaluate, print."""
+    from kd import distributed
+    from kd.files import write_json
+    from kd.networks.build import load_network
+    from kd.recipe.loading import load
+    from students.examining.examiner import Examiner
+
+    split = [f"evaluation.report={options.split}"] if options.split else []
+    recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, *split])
+    network, card = load_network(options.run, "student" if options.checkpoint == "last" else "best")
+    device = distributed.local_device(recipe.run.device)
+    with distributed.world(device):
+        examiner = Examiner(recipe, tuple(card["classes"]), device)
+        name = recipe.evaluation.report
+        found = examiner.examine(network.to(device), name, calibration=recipe.evaluation.calibration)
+        scores = found.scores(examiner.classes)
+        if distributed.is_main():
+            show(scores, f"{options.run}, {options.checkpoint} checkpoint (step {card.get('step')}), split {name}")
+            if options.json:
+                write_json(options.json, {"run": str(options.run), "split": name, **scores})
+
+
+def show(scores: dict[str, Any], title: str) -> None:
+    """Scores in columns: percent; SCE in per mille."""
+    print(title)
+    for key, value in scores.items():
+        if not isinstance(value, dict):
+            print(f"  {key:16s} {_text(value):>8s}")
+    print("  IoU of each class")
+    for name, value in scores["iou"].items():
+        print(f"    {name:20s} {_text(value):>8s}")
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else json.dumps(value)

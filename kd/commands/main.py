@@ -1,0 +1,116 @@
+"""``kd COMMAND ...``: finds the command's file, reads its command line, runs it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "sweep",
+    "table",
+    "report",
+    "demo",
+    "recipes",
+    "methods",
+    "check-data",
+    "prepare",
+    "cost",
+    "calibrate",
+    "benchmark",
+    "doctor",
+    "replay-wandb",
+    "schema",
+)
+"""In the order of ``kd --help``. Each is a file of this folder with ``configure(parser)`` and ``run(options)``."""
+EPILOG = """`kd COMMAND --help` tells the options of each, with examples. Exit codes: 0 done, 2 bad input (the message says what
+to do), 75 stopped by a signal, to be resumed by the same command, 130 stopped by Ctrl-C.
+
+Completion of commands, recipes, methods and keys in bash: eval "$(register-python-argcomplete kd)"; zsh and fish: see
+https://kislyuk.github.io/argcomplete.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    words = sys.argv[1:] if words is None else list(words)
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
+    if not words or words[0] in ("-h", "--help"):
+        whole().print_help()
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(_version())
+        return 0
+    if words[0] not in COMMANDS:
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`kd --help` tells what they do"
+        print(f"error: {words[0]} is no command; {hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = _module(words[0])
+    parser = _described(argparse.ArgumentParser, module, prog=f"kd {words[0]}")
+    return _run(module, parser.parse_intermixed_args(words[1:]))
+
+
+def whole() -> argparse.ArgumentParser:
+    """The parser of all commands: for the help and for completion, since those of sub-commands cannot mix options and words."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    about = "Knowledge distillation for semantic segmentation: train, compare, deploy."
+    parser = argparse.ArgumentParser(prog="kd", description=about, epilog=EPILOG, formatter_class=formatter)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    for name in COMMANDS:
+        module = _module(name)
+        _described(commands.add_parser, module, name=name, help=_first_sentence(module.__doc__))
+    return parser
+
+
+def _described(make: Any, module: Any, **facts: Any) -> Any:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = make(**facts, description=module.__doc__, epilog=getattr(module, "EPILOG", None), formatter_class=formatter)
+    module.configure(parser)
+    return parser
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"kd.commands.{name.replace('-', '_')}")
+
+
+def _first_sentence(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0].rstrip(".")
+
+
+def _complete() -> None:
+    import argcomplete
+
+    argcomplete.autocomplete(whole(), always_complete_options=False)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return f"kd {metadata.version('segmentation-kd')}"
+    except metadata.PackageNotFoundError:
+        return "kd (not installed)"
+
+
+def _run(module: Any, options: argparse.Namespace) -> int:
+    sys.path.append(str(Path.cwd()))  # so that package.module:Class is found beside the user; last, it hides nothing
+    from kd.config import exit_code
+
+    codes: list[int | None] = []
+    return exit_code(lambda: codes.append(module.run(options))) or codes.pop() or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

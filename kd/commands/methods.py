@@ -1,0 +1,24 @@
+"""The distillation methods: what each matches, its formula, its knobs, the published weights, known failures (Markdown)."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its command line."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="cards of these methods (default: all, after a table)")
+    parser.add_argument("--table", action="store_true", help="only the table")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table, cards, or both."""
+    from kd.methods.cards import card, names, table
+    from kd.recipe.library import library
+
+    presets = library() / "_parts" / "method"
+    if not options.names:
+        print(table(presets))
+    if not options.table:
+        for name in options.names or names():
+            print(f"\n{card(name, presets)}")

@@ -1,0 +1,48 @@
+"""A report of runs: one HTML file with the table, curves, costs, classes, calibration, pictures and recipes; no network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EPILOG = """examples:
+  kd report runs/sweeps/shapes_demo
+  kd report runs/camvid runs/voc --output camvid_voc.html --title "CamVid and VOC"
+  kd report runs/camvid --baseline ce+jaccard --by schedule.steps
+
+Reads what kd table reads, and groups, refuses and counts as it does. Open the file in a browser: it holds its pictures
+and charts, and asks for nothing else. What the runs did not record is said to be missing.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its command line."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="run directories, or folders of them")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
+    parser.add_argument("--title", default="", help="of the page (default: the data sets)")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: shown beside the last one")
+    parser.add_argument("--baseline", metavar="LABEL", help="the row to compare with (default: cross-entropy alone)")
+    parser.add_argument("--by", action="append", default=[], metavar="KEY", help="a block for each value, e.g. schedule.steps")
+    parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="rows may differ here; the table says so")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Read, compare, write."""
+    from kd.config import InputError
+    from kd.files import write_whole
+    from kd.report.page import page
+    from kd.results.footnotes import title
+    from kd.results.groups import Choices
+    from kd.results.published import load_published
+    from kd.results.rows import summarise
+    from kd.results.runs import load_runs
+
+    if options.output.is_dir():
+        raise InputError(f"--output {options.output}: is a directory; name a file in it, e.g. {options.output}/report.html")
+    found, numbers = load_runs(options.paths), load_published()
+    blocks = summarise(found, Choices(tuple(options.by), tuple(options.allow), options.baseline))
+    for block in blocks:
+        print(f"{title(block)}: {len(block.rows)} rows, {sum(len(row.runs) for row in block.rows)} runs")
+    text = page(blocks, numbers, found.left_out, options.title, options.checkpoint == "best")
+    write_whole(options.output, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"{options.output}: {options.output.stat().st_size / 2**20:.1f} MB")

@@ -1,0 +1,1 @@
+"""Official archives, brought into the layouts that the data sets read."""

@@ -1,0 +1,193 @@
+"""Reading images and label maps from files, with errors that name the file.
+
+Every picture is read as a viewer shows it: turned as its EXIF orientation says. Label maps are never resampled or rounded.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from kd.config import ConfigError, InputError
+from kd.data.image_ops import functional
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
+"""What counts as a picture, in lower case."""
+DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+NUMBERED = ("1", "L", "P", "LA", "PA", *DEEP[:-1])
+ORIENTATION = 0x0112
+
+
+class BrokenFileError(InputError):
+    """An image or label file cannot be decoded, or is of a kind that cannot hold what it should."""
+
+
+def data_root(root: str | None, folder: str) -> Path:
+    """Where a data set lies: the recipe's ``data.root``, or ``$KD_DATA/<folder>``.
+
+    Raises:
+        ConfigError: neither is set, or the folder does not exist.
+    """
+    base = os.environ.get("KD_DATA")
+    if root is None and base is None:
+        raise ConfigError(f"data.root: is not set; give data.root=DIRECTORY, or set KD_DATA so that $KD_DATA/{folder} exists")
+    path = Path(root).expanduser() if root is not None else Path(str(base)).expanduser() / folder
+    if not path.is_dir():
+        origin = "data.root" if root is not None else "$KD_DATA"
+        raise ConfigError(f"data.root: {path} (from {origin}) is no directory; point data.root at the data set's folder")
+    return path
+
+
+def read_image(path: Path) -> Tensor:
+    """RGB uint8 ``3 H W``; grey, palette, CMYK and transparent pictures become RGB.
+
+    Raises:
+        BrokenFileError: the file is missing, no readable image, or a grey image of more than 8 bits.
+    """
+    return torch.from_numpy(_decode(path, _photo)).permute(2, 0, 1).contiguous()
+
+
+def read_labels(path: Path) -> Tensor:
+    """Label numbers uint8 ``H W`` of a single-channel or palette image.
+
+    Raises:
+        BrokenFileError: the file is missing, unreadable, a JPEG, has several channels, or a value above 255.
+    """
+    values = read_values(path)
+    if values.dtype != np.uint8:
+        wrong = values[(values < 0) | (values > 255)]
+        if wrong.size:
+            raise BrokenFileError(
+                f"{path}: {wrong.size} pixels hold values beyond 0..255, first {wrong[0]}; label numbers must fit 8 bits. "
+                "Convert the labels again"
+            )
+        values = values.astype(np.uint8)
+    return torch.from_numpy(values)
+
+
+def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """The numbers that a label map stores, ``H W``: uint8 (palette images: the index), int32 of files of 16 or 32 bits.
+
+    Raises:
+        BrokenFileError: the file is missing, unreadable, a JPEG, or has several channels.
+    """
+    return _decode(path, _numbers)
+
+
+def read_colours(path: Path) -> NDArray[np.uint8]:
+    """The RGB colours of a painted label map, ``H W 3``; transparency is dropped, grey is a colour too.
+
+    Raises:
+        BrokenFileError: the file is missing, unreadable, a JPEG, or of more than 8 bits a channel.
+    """
+    return _decode(path, _paint)
+
+
+def _photo(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in DEEP:
+        raise BrokenFileError(
+            f"{path}: is a grey image of more than 8 bits (mode {image.mode}); which range of it matters is not for the reader "
+            "to guess. Convert the images to 8 bits"
+        )
+    return np.array(image.convert("RGB"))
+
+
+def _numbers(path: Path, image: Image.Image) -> NDArray[np.uint8] | NDArray[np.int32]:
+    _refuse_lossy(path, image)
+    if image.mode not in NUMBERED:
+        raise BrokenFileError(
+            f"{path}: is a {image.mode} image; a label map has one channel of whole numbers. If its colours stand for classes, "
+            "declare them (data set 'folder': data.colours={road: [128, 64, 128], ...}); or convert it to an index PNG"
+        )
+    values = np.array(image.getchannel(0) if image.mode in ("LA", "PA") else image)
+    return values.astype(np.uint8) if values.dtype in (np.bool_, np.uint8) else values.astype(np.int32)
+
+
+def _paint(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    _refuse_lossy(path, image)
+    if image.mode in DEEP:
+        raise BrokenFileError(f"{path}: is a {image.mode} image, which has no colours; declare data.classes without colours")
+    return np.array(image.convert("RGB"))
+
+
+def _refuse_lossy(path: Path, image: Image.Image) -> None:
+    if image.format in ("JPEG", "MPO"):
+        raise BrokenFileError(
+            f"{path}: is a JPEG; its lossy compression invents labels along every edge. Export the label maps again "
+            "from their source, as PNG"
+        )
+
+
+def _decode(path: Path, convert: Callable[[Path, Image.Image], np.ndarray]) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            values = convert(path, image)
+            return np.ascontiguousarray(_upright(image, values))
+    except BrokenFileError:
+        raise
+    except FileNotFoundError:
+        raise BrokenFileError(f"{path}: does not exist; is the data set complete?") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BrokenFileError(f"{path}: cannot be decoded ({error}); fetch or convert this file again") from None
+
+
+def _upright(image: Image.Image, values: np.ndarray) -> np.ndarray:
+    """Pixels ``H W ...`` turned as the file's EXIF says; unreadable EXIF says nothing."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return values
+    turn = TURNED.get(orientation)
+    return values if turn is None else turn(values)
+
+
+TURNED: dict[object, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
+}
+"""By the EXIF tag Orientation: what makes the stored pixels upright."""
+
+
+def read_pair(image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:
+    """Image uint8 ``3 H W`` and label numbers uint8 ``H W``.
+
+    Raises:
+        BrokenFileError: a file is missing or unreadable, or the two differ in size.
+    """
+    image, labels = read_image(image_file), read_labels(label_file)
+    check_sizes(image, labels, label_file)
+    return image, labels
+
+
+def check_sizes(image: Tensor, labels: Tensor, label_file: Path) -> None:
+    """Refuse labels of another size than their image.
+
+    Raises:
+        BrokenFileError: naming both sizes.
+    """
+    if image.shape[1:] != labels.shape:
+        sizes = f"{labels.shape[0]}x{labels.shape[1]}, its image {image.shape[1]}x{image.shape[2]}"
+        raise BrokenFileError(f"{label_file}: is {sizes}; label and image must have one size. Convert the labels again")
+
+
+def resized(image: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    """Both at ``size`` (H, W): the image bilinear with antialiasing, the labels nearest. Unchanged for None."""
+    if size is None or tuple(labels.shape) == tuple(size):
+        return image, labels
+    tf = functional()
+    image = tf.resize(image, list(size), tf.InterpolationMode.BILINEAR, antialias=True)
+    return image, tf.resize(labels.unsqueeze(0), list(size), tf.InterpolationMode.NEAREST_EXACT)[0]

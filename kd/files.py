@@ -1,0 +1,61 @@
+"""Files that are whole or not there, and their names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kd.config import InputError
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a file beside ``path``, then give it its name. Missing folders are made. Returns ``path``.
+
+    A link stays one, and what is no regular file, such as ``/dev/stdout``, is written to instead of replaced.
+
+    Raises:
+        OSError: with the file's name, also where the disk is full.
+    """
+    if path.is_symlink() and path.is_file():
+        path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        write(path)
+        return path
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        return partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def read_json(path: Path) -> Any:
+    """What :func:`write_json` wrote.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); restore it, or move the directory away and run anew") from None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON aside, then rename."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text aside, then rename."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def file_name(text: str) -> str:
+    """A text as part of a directory's name."""
+    return re.sub(r"[^A-Za-z0-9_.=+@-]+", "_", text).strip("_")

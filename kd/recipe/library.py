@@ -1,0 +1,129 @@
+"""Files of recipes, their parts and methods by name: the user's own first, then those that come with the package.
+
+A name such as ``camvid/r18`` is looked up in the current folder, in its ``recipes``, and in the library.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from kd.config import ConfigError
+
+NO_RECIPES = ("_parts", "sweeps", "results")
+"""Folders that hold no recipes of pairs or teachers."""
+KINDS = ("loss", "method")
+"""Folders of ``_parts`` whose files say how a student is trained."""
+MODELINE = "# yaml-language-server"
+
+
+def library() -> Path:
+    """The folder of the recipes that come with the package: ``kd/recipes`` where it is installed, ``recipes`` in a clone."""
+    package = Path(__file__).parent.parent
+    return installed if (installed := package / "recipes").is_dir() else package.parent / "recipes"
+
+
+def shelves(near: Path | None = None) -> list[Path]:
+    """Folders where names are looked up, the nearest first: those above the file ``near``, the current one, the library."""
+    above = near.resolve().parents if near else ()
+    return list(dict.fromkeys([*above, Path.cwd(), Path.cwd() / "recipes", library()]))
+
+
+def find(name: str, near: Path | None = None) -> Path | None:
+    """The file of a name such as ``camvid/r18`` or ``_parts/loss/ce``, or None."""
+    return next((file for folder in shelves(near) if (file := folder / f"{name}.yaml").is_file()), None)
+
+
+def recipe_names(folder: Path | None = None) -> list[str]:
+    """The recipes of a folder (default: the library)."""
+    base = folder or library()
+    return [_name(file, base) for file in sorted(base.glob("*/*.yaml")) if file.parent.name not in NO_RECIPES]
+
+
+def sweep_names() -> list[str]:
+    """The sweeps of the library, e.g. ``camvid_cpu``."""
+    return [file.stem for file in sorted((library() / "sweeps").glob("*.yaml"))]
+
+
+def recipe_file(name: str | Path, near: Path | None = None) -> Path:
+    """The file of a recipe that is given by its path or its name; ``near`` is a file whose folders come first.
+
+    Raises:
+        ConfigError: there is no such recipe; the message names close ones, or the new spelling of an old one.
+    """
+    if (file := Path(name).expanduser()).is_file():
+        return file
+    text = _plain(name)
+    if (found := find(text, near)) is not None:
+        return found
+    asked = f"{name}: there is no such recipe"
+    if new := respelled(text, near):
+        raise ConfigError(f"{asked}; a recipe describes a pair, and the method is named beside it: {' or '.join(new)}")
+    known = [known for folder in shelves(near)[-2:] for known in recipe_names(folder)]
+    beside = [_name(file, folder) for folder in shelves(near) for file in (folder / text).parent.glob("*.yaml")]
+    raise ConfigError(f"{asked}; {_close(text, [*known, *beside]) or '`kd recipes` lists them; or give the path of a file'}")
+
+
+def sweep_file(name: str | Path) -> Path:
+    """The file of a sweep that is given by its path or its name.
+
+    Raises:
+        ConfigError: there is no such sweep.
+    """
+    if (file := Path(name).expanduser()).is_file():
+        return file
+    text = _plain(name).removeprefix("sweeps/")
+    found = find(text) or find(f"sweeps/{text}")
+    if found is None:
+        hint = _close(text, sweep_names()) or f"sweeps: {', '.join(sweep_names())}"
+        raise ConfigError(f"{name}: there is no such sweep; {hint}; or give the path of a file")
+    return found
+
+
+def method_files(near: Path | None = None) -> dict[str, Path]:
+    """The words that may stand beside a recipe, sorted, with their files; folders above the file ``near`` come first."""
+    found: dict[str, Path] = {}
+    for folder in reversed(shelves(near)):
+        for kind in KINDS:
+            found |= {file.stem: file for file in (folder / "_parts" / kind).glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
+def respelled(name: str, near: Path | None = None) -> list[str]:
+    """New spellings of what was a file for a pair and a method, ``camvid/r18_kd``, or is the directory of such a run:
+    ``camvid/r18 kd``. None where the name means nothing."""
+    known = method_files(near)
+    for split in (number for number, letter in enumerate(name) if letter == "_"):
+        pair, word = name[:split], name[split + 1 :]
+        fitting = [word] if word in known else [preset for preset in known if preset.startswith(f"{word}@")]
+        if fitting and find(pair, near) is not None:
+            return [f"{pair} {word}" for word in fitting]
+    return []
+
+
+def comment(file: Path) -> str:
+    """What a file says of itself at its beginning, in one line."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith(MODELINE)]
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.lstrip("# ") for line in lines[:end]).strip()
+
+
+def short(path: Path) -> str:
+    """A file as messages call it: from ``recipes/`` on, where it lies in such a folder."""
+    parts = path.parts
+    return "/".join(parts[parts.index("recipes") :]) if "recipes" in parts else path.name
+
+
+def _close(name: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, dict.fromkeys(options), n=3)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def _plain(name: str | Path) -> str:
+    """``recipes/camvid/r18.yaml`` as ``camvid/r18``."""
+    return str(name).removesuffix(".yaml").removeprefix("./").removeprefix("recipes/")

@@ -1,0 +1,189 @@
+"""From words on the command line to a checked recipe: a file, a method beside it, ``key=value`` changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd.config import ConfigError
+from kd.lookup import lookup
+from kd.recipe.library import method_files, recipe_file
+from kd.recipe.merging import Origins, Tree, annotated, merge, override, read
+from kd.recipe.objective import objective
+from kd.recipe.schema import Recipe, build, plain
+
+AUX = "aux_logits"
+COMMAND = "command line"
+
+
+@dataclass
+class Draft:
+    """A recipe before it is checked: its tree, and who set each of its leaves. ``brought`` names the parts of its method."""
+
+    tree: Tree
+    origins: Origins
+    brought: frozenset[str] = frozenset()
+    name: str = "recipe"
+
+    def apply(self, settings: Mapping[str, Any], source: str) -> None:
+        """Set dotted keys, in the name of ``source``."""
+        for key, value in settings.items():
+            change: Any = deepcopy(value)
+            for part in reversed(key.split(".")):
+                change = {part: change}
+            self.merge(change, source)
+
+    def merge(self, change: Mapping[str, Any], source: str = COMMAND) -> None:
+        """Merge a nested change, in the name of ``source``."""
+        merge(self.tree, deepcopy(dict(change)), self.origins, source)
+
+    def lacks(self, key: str) -> bool:
+        """Whether a dotted key means nothing here: of the teacher or the method, where there is none."""
+        part, dot, _ = key.partition(".")
+        return bool(dot) and part in ("teacher", "method") and self.tree.get(part) is None
+
+    def build(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            ConfigError: a line per problem, each with its dotted path.
+        """
+        if not (self.brought or self.tree.get("loss") or self.tree.get("method")):
+            raise ConfigError(
+                f"{self.name}: describes a pair of networks, not how the student is trained; name a method beside it, e.g. "
+                f"`kd train {self.name} ce`. Methods: {', '.join(method_files())}"
+            )
+        _fit_heads(self)
+        return build(self.tree)
+
+
+def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
+    """A recipe by name or path, with the method that ``word`` names. A method without distillation needs no teacher.
+
+    Raises:
+        ConfigError: there is no such recipe or method, or the recipe says itself how the student is trained.
+    """
+    file = recipe_file(name, near)
+    tree, origins = read(file)
+    if not word:
+        return Draft(tree, origins, name=str(name))
+    if own := [f"{key} {_told(tree[key])}" for key in ("method", "loss") if tree.get(key)]:
+        raise ConfigError(
+            f"{word}: {file} says itself how its network is trained ({', '.join(own)}), and one run has one method; drop "
+            f"{word}, or copy the recipe and take loss, method and weights out"
+        )
+    chosen, sources = objective(word, file)
+    merge(tree, chosen, origins, sources)
+    if not tree.get("method"):
+        merge(tree, {"teacher": None}, origins, COMMAND)
+    return Draft(tree, origins, frozenset(sources.values()), str(name))
+
+
+def load(name: str | Path, given: Iterable[str] = (), smoke: bool = False, default: str = "") -> tuple[Recipe, Origins]:
+    """A recipe by name or path with what stands beside it on a command line, and who set each key (dotted key to file).
+
+    Args:
+        given: at most one method, e.g. ``cwd@cirkd`` or ``kd+at``, and changes ``key=value``.
+        smoke: shrink it to a few steps on procedural images, see :func:`shrunk`.
+        default: the method of a pair beside which none is named, for callers that only look at its data or networks.
+
+    Raises:
+        ConfigError: a recipe or method is unknown, a file is no YAML mapping, a change is malformed, a key unknown, or a value
+            wrong.
+    """
+    word, changes = sorted_words(given)
+    found = draft(name, word)
+    if default and not (word or found.tree.get("loss") or found.tree.get("method")):
+        found = draft(name, default)
+    for change in changes:
+        if word and change.get("teacher") and not found.tree.get("method"):
+            raise ConfigError(f"{word} trains without a teacher; drop teacher=, or choose a method that distils")
+        found.merge(change)
+    recipe = found.build()
+    if smoke:
+        found.merge(shrunk(recipe), "smoke")
+        for change in changes:
+            found.merge(change)
+        recipe = found.build()
+    return recipe, found.origins
+
+
+def sorted_words(given: Iterable[str]) -> tuple[str, list[Tree]]:
+    """The method and the changes among the words beside a recipe; "" where no method is named.
+
+    Raises:
+        ConfigError: two methods are named, or a change is malformed.
+    """
+    texts = list(given)
+    methods = [text for text in texts if "=" not in text]
+    if len(methods) > 1:
+        raise ConfigError(
+            f"{' and '.join(methods)}: two methods where one is meant; a run has one. To stack them write {'+'.join(methods)}; "
+            "settings are written key=value"
+        )
+    return "".join(methods), [override(text) for text in texts if "=" in text]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(str(member.get("name")) for member in value)
+    return str(value.get("name") or "+".join(value)) if isinstance(value, Mapping) else str(value)
+
+
+def _fit_heads(found: Draft) -> None:
+    """A student without auxiliary head takes no terms on it: what the method brought for that head goes."""
+    if not found.brought or _has_auxiliary_head(found.tree.get("student")):
+        return
+    mine = {key for key, source in found.origins.items() if source in found.brought}
+    loss, weights = found.tree.get("loss") or {}, found.tree.get("weights") or {}
+    on_it = [term for term in loss if loss[term].get("field") == AUX and f"loss.{term}.field" in mine]
+    aux_weights = [term for term in weights if (term in on_it or term.endswith("_aux")) and f"weights.{term}" in mine]
+    found.merge({"loss": dict.fromkeys(on_it), "weights": dict.fromkeys(aux_weights)}, "no auxiliary head")
+    method = found.tree.get("method")
+    if isinstance(method, list):
+        found.tree["method"] = [{**_without_head(member), **member} for member in method]
+    elif method:
+        found.apply({f"method.{key}": value for key, value in _without_head(method).items()}, "no auxiliary head")
+
+
+def _has_auxiliary_head(student: Any) -> bool:
+    """True also where nothing tells: a network of the user's own, or one that does not exist."""
+    try:
+        field = lookup("kd.networks", student["name"], "Network").Config.model_fields["aux"]
+    except (ConfigError, KeyError, TypeError):
+        return True
+    return bool(student.get("aux", field.default))
+
+
+def _without_head(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The knob that makes a method leave the auxiliary heads alone, where it has one that nobody has set."""
+    try:
+        fields = lookup("kd.methods", method["name"], "Method").Config.model_fields
+    except (ConfigError, KeyError, TypeError):
+        return {}
+    return {"aux": False} if "aux" in fields and "aux" not in method else {}
+
+
+def shrunk(recipe: Recipe) -> Tree:
+    """What turns a recipe into a run of seconds on the CPU, without files: tiny procedural images, four steps, an untrained
+    teacher of the student's own kind. Losses, method, weights and optimizer stay."""
+    overlay: Tree = {
+        "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 2, "test": 2},
+        "augmentation": {"crop": [64, 64]},
+        "student": {"pretrained": False},
+        "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate * int(os.environ.get("WORLD_SIZE", "1"))},
+        "evaluation": {"every": 4, "predictor": {"name": "whole"}},
+        "run": {"workers": 0, "log_every": 1, "checkpoint_every": 4, "previews": 2, "wandb": {"mode": "disabled"}},
+    }
+    if recipe.teacher is not None:
+        overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}}
+    return overlay
+
+
+def describe(recipe: Recipe, origins: Origins) -> str:
+    """The resolved recipe as YAML; each leaf says where it comes from."""
+    return "".join(annotated(plain(recipe), origins))

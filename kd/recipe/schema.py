@@ -1,0 +1,183 @@
+"""The schema of a recipe: one run, completely, checked against the configurations of the classes it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from kd.config import Config, validate
+from kd.data.augment import Augmentation
+from kd.lookup import named
+from kd.losses.label_smoothing import LabelSmoothing
+from kd.recipe.merging import Tree
+from kd.schedules import OptimizerConfig
+
+
+def _stacked(value: Any) -> Any:
+    """A list of methods is the method ``several``."""
+    if isinstance(value, str):
+        raise ValueError(f"is '{value}'; a method by its name alone stands beside the recipe: kd train RECIPE {value}")
+    return {"name": "several", "members": value} if isinstance(value, (list, tuple)) else value
+
+
+def _some(value: Any) -> Any:
+    """An empty loss, by which a method says that it needs none beside it, is none."""
+    return value or None
+
+
+def method_config(values: Any) -> Any:
+    """The configuration of a method as a recipe writes it, one or a stack.
+
+    Raises:
+        ConfigError: a name or a knob is unknown, or a value wrong.
+    """
+    return validate(MethodPart, {"method": values}).method
+
+
+class MethodPart(Config):
+    """The part of a recipe that names the method."""
+
+    method: Annotated[named("kd.methods", "Method"), BeforeValidator(_stacked)]  # type: ignore[valid-type]
+
+
+class Schedule(Config):
+    """How long and how to train. ``batch`` is global: over all processes and ``accumulate`` parts.
+
+    Processes do not change the loss; ``accumulate`` does: each part has its own JML sums, means and batch norm.
+    """
+
+    steps: int = Field(40_000, ge=1)
+    batch: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    clip: float = Field(0.0, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class Evaluating(Config):
+    """``select`` is the split that chooses the best checkpoint, ``report`` the one whose numbers are the result.
+
+    ``every`` steps (0: only at the end); ``limit`` images of ``select`` between (0: all), the final evaluation is always whole.
+    """
+
+    predictor: named("kd.evaluate", "Predictor") = Field(default={"name": "whole"})  # type: ignore[valid-type]
+    select: str = "val"
+    report: str = "val"
+    every: int = Field(0, ge=0)
+    limit: int = Field(0, ge=0)
+    batch: int = Field(1, ge=1)
+    calibration: bool = True
+
+
+class Tracking(Config):
+    """Weights & Biases, beside the run's own files.
+
+    ``strict`` makes a missing key or network an error; by default the run is then recorded offline. ``WANDB_MODE=disabled``
+    and ``WANDB_MODE=offline`` in the environment win over ``mode``; nothing is sent anywhere unless the recipe says
+    ``online``. ``images`` panels are sent per evaluation, at most.
+    """
+
+    mode: Literal["disabled", "offline", "online"] = "disabled"
+    project: str = "segmentation-kd"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: tuple[str, ...] = ()
+    strict: bool = False
+    images: int = Field(4, ge=0)
+
+
+class Machine(Config):
+    """What does not change the numbers: processes, logging, files. No part of the fingerprint."""
+
+    device: str = "auto"
+    deterministic: bool = False
+    workers: int = Field(2, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
+    log_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    previews: int = Field(4, ge=0)
+    compile: bool = False
+    channels_last: bool = True
+    wandb: Tracking = Tracking()
+
+
+class Recipe(Config):
+    """One run, completely. ``loss`` names the terms of the task loss; ``weights`` weighs every term of loss and method."""
+
+    seed: int = Field(0, ge=0)
+    data: named("kd.data", "Dataset")  # type: ignore[valid-type]
+    augmentation: Augmentation = Augmentation()
+    student: named("kd.networks", "Network")  # type: ignore[valid-type]
+    teacher: named("teachers", "Teacher") | None = None  # type: ignore[valid-type]
+    labels: LabelSmoothing | None = None
+    loss: Annotated[dict[str, named("kd.losses", "Loss")] | None, BeforeValidator(_some)] = None  # type: ignore[valid-type]
+    method: Annotated[named("kd.methods", "Method") | None, BeforeValidator(_stacked)] = None  # type: ignore[valid-type]
+    weights: dict[str, float] = Field(default_factory=dict)
+    schedule: Schedule = Schedule()
+    evaluation: Evaluating = Evaluating()
+    run: Machine = Machine()
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Recipe:
+        if not self.loss and self.method is None:
+            raise ValueError(
+                "loss and method are both null; there is nothing to train on. Name a method beside the recipe, or add "
+                "_parts/loss/ce to extends"
+            )
+        for name in self.loss or {}:
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(
+                    f"loss has a term '{name}'; a term's name is one word of letters, digits and _, and none of "
+                    f"{', '.join(RESERVED)}"
+                )
+        if self.labels is not None and not self.loss:
+            raise ValueError("labels softens the targets of loss, but loss is null; set labels=null or give a loss")
+        if (self.method is None) != (self.teacher is None):
+            given, lacking = ("method", "teacher") if self.method else ("teacher", "method")
+            raise ValueError(
+                f"there is a {given} but no {lacking}; a method needs a teacher, and a teacher only serves a method"
+            )
+        return self
+
+
+RESERVED = ("loss", "no", "yes", "on", "off", "values", "keys", "items")
+IDENTITY = (
+    "data",
+    "augmentation",
+    "student",
+    "teacher",
+    "labels",
+    "loss",
+    "method",
+    "weights",
+    "schedule",
+    "evaluation",
+)
+
+
+def build(tree: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values.
+
+    Raises:
+        ConfigError: a line per problem, each with its dotted path.
+    """
+    return validate(Recipe, tree)
+
+
+def plain(recipe: Recipe) -> Tree:
+    """The resolved recipe as YAML-able values, defaults included."""
+    return recipe.model_dump(mode="json")
+
+
+def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY) -> str:
+    """12 hex digits that change with any value of the named parts; machine settings and the seed are not among them."""
+    values = {part: plain(recipe)[part] for part in parts}
+    if "data" in values:
+        values["data"].pop("root", None)  # where the files lie changes no number
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

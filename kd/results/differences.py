@@ -1,0 +1,27 @@
+"""Where two resolved recipes differ, by dotted key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def flat(values: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Leaves by dotted key; where the data lies (``data.root``) is none, since it changes no number."""
+    if isinstance(values, Mapping) and values:
+        for key, value in values.items():
+            yield from flat(value, f"{path}.{key}")
+    elif path != "data.root":
+        yield path, values
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys of the parts that differ, with both values (None where a side has no such key)."""
+    first, second = (dict(leaf for part in parts for leaf in flat(recipe.get(part), part)) for recipe in (one, other))
+    keys = [*first, *(key for key in second if key not in first)]
+    return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
+
+
+def covers(allowed: tuple[str, ...], key: str) -> bool:
+    """Whether a dotted key is one of ``allowed`` or lies below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in allowed)

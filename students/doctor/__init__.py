@@ -1,0 +1,1 @@
+"""Is this machine fit to train? What `kd doctor` looks at."""

@@ -1,0 +1,1 @@
+"""Looking at what a student has learnt: scores, pictures, predictions of photos."""

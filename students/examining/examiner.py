@@ -1,0 +1,134 @@
+"""Evaluations of a run: during training, at the end, of the teacher; and preview pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd import distributed
+from kd.config import ConfigError
+from kd.data.build import open_split
+from kd.data.dataset import Dataset
+from kd.data.loader import Whole, collate, whole_batches
+from kd.evaluate.evaluator import Evaluation, evaluate
+from kd.evaluate.predictor import labels
+from kd.files import read_json, write_json
+from kd.lookup import lookup
+from kd.recipe.schema import Recipe
+from kd.types import Outputs
+from students.examining.previews import Colour, Panel, Sample, sheet
+from students.precision import precision
+from students.progress import bar, say
+from teachers import Teacher
+
+Looker = Callable[[Tensor], Outputs]
+
+
+class Examiner:
+    """Knows the recipe's evaluation protocol and its splits."""
+
+    def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
+        self.config, self.classes, self.device, self.machine = recipe.evaluation, classes, device, recipe.run
+        splits = {self.config.select, self.config.report}
+        self.data: dict[str, Dataset] = {split: open_split(recipe.data, split) for split in sorted(splits)}
+        for split, data in self.data.items():
+            if tuple(data.classes) != tuple(classes):
+                raise ConfigError(
+                    f"data: split '{split}' has the classes {', '.join(data.classes)}; the network knows {', '.join(classes)}"
+                )
+        self.predict = lookup("kd.evaluate", self.config.predictor.name, "Predictor")(self.config.predictor)
+        self.precision = precision(recipe.schedule.precision, device)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the network's channels mean and how to paint them."""
+        return {"classes": list(self.classes), "colours": [list(colour) for colour in self.colours]}
+
+    @property
+    def colours(self) -> Sequence[Colour]:
+        """Of the classes, RGB."""
+        return self.data[self.config.select].colours
+
+    def examine(
+        self, look: Looker, split: str, limit: int = 0, calibration: bool = False, teacher: Looker | None = None
+    ) -> Evaluation:
+        """What there is to know about a network in eval mode on a split."""
+        rank, world = distributed.rank(), distributed.world_size()
+        workers, pin = self.machine.workers, self.device.type == "cuda"
+        loader = whole_batches(
+            self.data[split], batch=self.config.batch, limit=limit, rank=rank, world=world, workers=workers, pin=pin
+        )
+        shown = bar(loader, f"evaluating {split}")
+        with self._autocast():
+            batches = (batch.to(self.device) for batch in shown)
+            return evaluate(look, batches, len(self.classes), self.predict, calibration=calibration, teacher=teacher)
+
+    def _autocast(self) -> Any:
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    def during(self, network: torch.nn.Module) -> dict[str, Any]:
+        """Scores on the selecting split while training goes on."""
+        return self.examine(network.eval(), self.config.select, self.config.limit).scores(self.classes)
+
+    def final(self, network: torch.nn.Module, teacher: Teacher | None = None) -> dict[str, Evaluation]:
+        """Both splits, whole; on the reported one beside the teacher."""
+        network.eval()
+        beside = {self.config.report: teacher.look} if teacher is not None else {}
+        calibration = self.config.calibration
+        return {split: self.examine(network, split, calibration=calibration, teacher=beside.get(split)) for split in self.data}
+
+    def examine_teacher(self, teacher: Teacher, folder: Path) -> dict[str, Any]:
+        """The teacher's scores on the selecting split, measured once a run and kept in ``teacher.json``.
+
+        Raises:
+            ConfigError: the teacher is below its floor.
+        """
+        path = folder / "teacher.json"
+        if not path.exists():
+            scores = self.examine(teacher.look, self.config.select).scores(self.classes)
+            if distributed.is_main():
+                write_json(path, {"source": teacher.source, "mark": teacher.mark, "split": self.config.select, **scores})
+            distributed.barrier()
+        scores = read_json(path)
+        if scores.get("mark") != teacher.mark:
+            raise ConfigError(
+                f"teacher: {teacher.source} holds other weights than when this run began (see {path}); put the old ones "
+                "back, or start a new run with another --output"
+            )
+        miou = scores["mIoU"]
+        say(f"teacher {teacher.source}: {'no' if miou is None else f'{miou:.2f}'} mIoU on {self.config.select}")
+        teacher.check_floor(miou)
+        return scores
+
+    def previews(self, network: torch.nn.Module, teacher: Teacher | None, path: Path) -> list[Panel]:
+        """Draw a few fixed samples: image, target, teacher, student. Returns panels for the tracker."""
+        data, number = self.data[self.config.select], min(self.machine.previews, len(self.data[self.config.select]))
+        if number == 0:
+            return []
+        rows: list[Sample] = []
+        panels: list[Panel] = []
+        for index in [position * len(data) // number for position in range(number)]:
+            batch = collate([Whole(data)[index]]).to(self.device)
+            maps = {"target": batch.target[0].to(torch.uint8)}
+            if teacher is not None:
+                maps["teacher"] = self._map(teacher.look, batch.image)
+            maps["student"] = self._map(network.eval(), batch.image)
+            maps = {name: values.cpu() for name, values in maps.items()}
+            rows.append((batch.image[0].cpu(), maps))
+            image = batch.image[0].permute(1, 2, 0).cpu().numpy()
+            panels.append((batch.ids[0], image, {name: values.numpy() for name, values in maps.items()}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet(rows, self.classes, self.colours).save(path)
+        return panels
+
+    @torch.no_grad()
+    def _map(self, look: Looker, image: Tensor) -> Tensor:
+        with self._autocast():
+            return labels(self.predict(look, image)[0])
