@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -45,8 +48,20 @@ def saved(folder: Path, name: str = "student", **knobs: Any) -> Network:
     return network
 
 
-def call(command: str, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of ``kd`` in its own process."""
+def call(command: str, *words: object, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a command of ``kd`` answers, in this process: imports take longer than most commands run."""
+    out, err, here = io.StringIO(), io.StringIO(), Path.cwd()
+    with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, environment):
+        os.chdir(folder or here)
+        try:
+            code = inside(command, *words)
+        finally:
+            os.chdir(here)
+    return subprocess.CompletedProcess([command, *map(str, words)], code, out.getvalue(), err.getvalue())
+
+
+def apart(command: str, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own, for what an environment sets once and for all."""
     line = [sys.executable, "-m", "kd", command, *map(str, words)]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(line, capture_output=True, text=True, timeout=200, env=surroundings, check=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers_tools import call
 from PIL import Image
 from test_folder import CLASSES, MASK, SIZE, config, photo, put
 
@@ -233,8 +233,7 @@ def test_weights_come_from_train_or_not_at_all(tmp_path: Path) -> None:
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    tool = [sys.executable, "-m", "kd", "check-data", "folder/r18"]
-    return subprocess.run([*tool, *words], capture_output=True, text=True, timeout=120, cwd=cwd)
+    return call("check-data", "folder/r18", *words, folder=cwd)
 
 
 def test_the_tool_is_content_with_clean_data_and_draws_them(tmp_path: Path) -> None:

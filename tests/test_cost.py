@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_tools import call, inside, saved, small
+from helpers_tools import apart, inside, saved, small
 from torch import nn
 
 from kd.networks.cost import latency, measure, multiply_adds, parameters, peak_memory, table
@@ -75,7 +75,7 @@ weights: {ce: 1, kl: 1}
 """
     )
     words = ("--size", 32, 32, "--device", "cpu")
-    done = call("cost", recipe, *words, "--teacher", "--json", tmp_path / "cost.json", HF_HUB_OFFLINE="1")
+    done = apart("cost", recipe, *words, "--teacher", "--json", tmp_path / "cost.json", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "cost.json").read_text())
     assert found["student"]["parameters"]["head"] < found["teacher"]["parameters"]["head"]

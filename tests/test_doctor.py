@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_tools import call
+from helpers_tools import apart
 from PIL import Image
 
 from students.doctor import machine, services
@@ -132,7 +132,7 @@ def test_the_tool_ends_well_without_network(tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound, not listening: refuses at once
         taken.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        done = call("doctor", HF_ENDPOINT=closed, WANDB_BASE_URL=closed, KD_DATA="")
+        done = apart("doctor", HF_ENDPOINT=closed, WANDB_BASE_URL=closed, KD_DATA="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("fit to train\n")
     topics = {line.split()[1] for line in done.stdout.splitlines() if line.startswith(("ok ", "note "))}

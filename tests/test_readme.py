@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
+from helpers_tools import call
 
+from kd.commands.main import COMMANDS
 from kd.methods.cards import card, names, table
+from kd.recipe.library import recipe_names
+from kd.recipe.loading import load
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
 PRESETS = ROOT / "recipes" / "_parts" / "method"
 
 
@@ -24,17 +26,43 @@ def block(language: str, marker: str) -> str:
     return found[0]
 
 
-def test_the_method_of_the_readme_trains_without_touching_the_repository(tmp_path: Path) -> None:
-    code, recipe = block("python", "my_methods.py"), block("yaml", "my_methods:CosineMethod")
-    assert len(code.splitlines()) + len(recipe.splitlines()) <= 40
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the README's own method and its preset, and nothing else."""
+    code, preset = block("python", "my_methods.py"), block("yaml", "my_methods:CosineMethod")
+    assert len(code.splitlines()) + len(preset.splitlines()) <= 40
     (tmp_path / "my_methods.py").write_text(code)
-    (tmp_path / "_parts").symlink_to(ROOT / "recipes" / "_parts")
-    (tmp_path / "mine.yaml").write_text(recipe)
-    command = [sys.executable, str(ROOT / "tools/train.py"), "mine.yaml", "--smoke", "--output", "run", "run.device=cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path, env=environment)
+    (tmp_path / "_parts" / "method").mkdir(parents=True)
+    (tmp_path / "_parts" / "method" / "cosine.yaml").write_text(preset)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SWEEP = """
+recipe: shapes/tiny
+axes: {method: [ce, cosine], seed: 0}
+teachers: {shapes/r10_teacher: {}}
+settings: {teacher.floor: 0}
+"""
+SMALL = ["data.train=8", "data.val=2", "data.test=2", "schedule.steps=2", "schedule.batch=2", "run.workers=0", "run.device=cpu"]
+
+
+def test_its_own_method_is_trained_swept_and_tabled_with_no_other_edit(own: Path) -> None:
+    (own / "s.yaml").write_text(SWEEP)
+    done = call("sweep", "s.yaml", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert '"cosine"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "3 finished of 3 points" in done.stdout
+    (run,) = (own / "runs" / "sweeps" / "s").glob("tiny_cosine-*")
+    assert '"cosine"' in (run / "metrics.jsonl").read_text()
+    assert "| CosineMethod |" in call("table", "runs/sweeps/s").stdout
+
+
+def test_its_own_method_stands_beside_every_pair(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(own)
+    for pair in recipe_names():
+        if not pair.endswith("_teacher"):
+            recipe, _ = load(pair, ["cosine"])
+            assert (recipe.method.name, recipe.weights["cosine"]) == ("my_methods:CosineMethod", 1.0)
 
 
 def test_its_table_of_methods_is_the_tools() -> None:
@@ -49,16 +77,32 @@ def test_every_method_has_a_card(name: str) -> None:
     assert "Fails where" in text or name == "several"
 
 
-def test_its_tools_exist() -> None:
-    named = set(re.findall(r"tools/(\w+)\.py", README)) | set(re.findall(r"^\| `(\w+)\.py", README, re.MULTILINE))
-    assert named == {path.stem for path in (ROOT / "tools").glob("*.py")} - {"demo"} | ({"demo"} & named)
+def test_its_commands_are_all_there_are() -> None:
+    listed = re.findall(r"^\| `(?!kd )([a-z-]+)[` ]", README.partition("## Commands")[2].partition("\n## ")[0], re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+    assert set(re.findall(r"\bkd ([a-z][a-z-]+)", README)) <= {*COMMANDS, "knows"}
 
 
-def test_its_files_exist() -> None:
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+COMMAND = re.compile(r"^(?:torchrun \S+ -m )?kd train (.*?)(?:  .*)?$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["readme", "contributing"])
+def test_its_files_and_recipes_exist(text: str) -> None:
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / path).exists(), path
-    for recipe in re.findall(r"recipes/[\w./@-]+\.yaml", README):
-        assert (ROOT / recipe).exists() or "mine" in recipe, recipe
+    for path in re.findall(r"`((?:kd|students|teachers|recipes|tests|tools)/[\w./@-]+)`", text):
+        assert any(ROOT.glob(path)) or re.search("NAME|FOLDER|WORD", path), path
+    for recipe in re.findall(r"recipes/[\w./@-]+\.yaml", text):
+        assert (ROOT / recipe).exists() or re.search("NAME|FOLDER|WORD", recipe), recipe
+
+
+def test_its_training_commands_are_understood() -> None:
+    found = [command for fence in re.findall(r"```\n(.*?)```", README, re.DOTALL) for command in COMMAND.findall(fence)]
+    assert len(found) >= 8
+    for command in found:
+        words = shlex.split(command)
+        words = words[: words.index("--output")] if "--output" in words else words
+        load(words[0], words[1:])
 
 
 MEASURED = {"published": ["--published"], "camvid_cpu": ["recipes/camvid/results/camvid_cpu"]}
@@ -68,6 +112,5 @@ MEASURED = {"published": ["--published"], "camvid_cpu": ["recipes/camvid/results
 def test_its_results_are_what_the_tool_prints(tmp_path: Path, name: str) -> None:
     copy = tmp_path / "README.md"
     copy.write_text(README, encoding="utf-8")
-    command = [sys.executable, "tools/table.py", *MEASURED[name], "--update", str(copy), "--name", name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = call("table", *MEASURED[name], "--update", copy, "--name", name, folder=ROOT)
     assert f"table '{name}' is up to date" in done.stdout, done.stderr

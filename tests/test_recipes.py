@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers_tools import call
 
 from kd.config import ConfigError
 from kd.data.build import open_split
@@ -138,13 +137,12 @@ def test_augmentation_presets(preset: str, tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kd", "train", "shapes/tiny", "ce"]
-    dry = subprocess.run([*command, "--dry-run", "seed=3"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    dry = call("train", "shapes/tiny", "ce", "--dry-run", "seed=3", folder=tmp_path)
     assert dry.returncode == 0
     assert "seed: 3" in dry.stdout
     assert "# command line" in dry.stdout
     assert not list(tmp_path.iterdir())
-    bad = subprocess.run([*command, "schedule.stepps=3"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    bad = call("train", "shapes/tiny", "ce", "schedule.stepps=3", folder=tmp_path)
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: schedule.stepps: there is no such key; did you mean 'steps'?")
     assert "Traceback" not in bad.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_results import begin, load, write_run
+from helpers_tools import call
 from PIL import Image
 from tiny import tiny
 
@@ -343,8 +343,7 @@ def test_several_teachers_are_nobody_s_teacher(tmp_path: Path) -> None:
 
 
 def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "report.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return call("report", *words)
 
 
 def test_as_a_program(tmp_path: Path) -> None:

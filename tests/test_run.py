@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers_tools import call
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import STUDENT, execute, merged, tiny
@@ -80,8 +81,7 @@ def test_the_run_directory(whole: Path) -> None:
 
 
 def test_the_saved_student_gives_the_reported_scores(whole: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools/evaluate.py"), str(whole), "--json", str(whole / "again.json")]
-    subprocess.run(command, check=True, timeout=120, capture_output=True, text=True)
+    assert call("evaluate", whole, "--json", whole / "again.json").returncode == 0
     again = json.loads((whole / "again.json").read_text())
     result = json.loads((whole / "result.json").read_text())
     reported = result["last"]["test"]
@@ -253,11 +253,11 @@ def test_killed_before_the_result_is_written(whole: Path, tmp_path: Path, monkey
             raise RuntimeError("power cut")
         original(path, values)
 
-    monkeypatch.setattr(checkpoint, "write_json", dies)
+    monkeypatch.setattr("students.run.write_json", dies)
     with pytest.raises(RuntimeError, match="power cut"):
         execute(resumable(), tmp_path)
     assert (tmp_path / "counts.npz").exists()
-    monkeypatch.setattr(checkpoint, "write_json", original)
+    monkeypatch.setattr("students.run.write_json", original)
     execute(resumable(), tmp_path)
     same(whole, tmp_path)
     assert (
@@ -320,12 +320,11 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["--output", "{file}"], ["run.device=cudaa"], ["run.device=cuda"]])
-def test_a_wrong_path_or_device_is_one_clear_line(tmp_path: Path, words: list[str]) -> None:
+def test_a_wrong_path_or_device_is_one_clear_line(tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "file").touch()
     recipe = write_recipe(tmp_path)
-    command = [sys.executable, str(ROOT / "tools/train.py"), str(recipe), "--output", str(tmp_path / "run")]
-    command += [word.format(file=tmp_path / "file") for word in words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    done = call("train", recipe, "--output", tmp_path / "run", *(word.format(file=tmp_path / "file") for word in words))
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

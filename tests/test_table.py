@@ -6,14 +6,12 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_results import begin, write_run
-from helpers_tools import ROOT, inside
+from helpers_tools import ROOT, call, inside
 from tiny import tiny
 
 from kd.config import InputError
@@ -311,7 +309,6 @@ def test_a_refusal_is_one_message(runs: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_as_a_program(runs: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "table.py"), str(runs), "--allow", "schedule.steps"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = call("table", runs, "--allow", "schedule.steps")
     assert done.returncode == 0, done.stderr
     assert "- Allowed to differ between rows: schedule.steps" in done.stdout

@@ -6,8 +6,10 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ to do), 75 stopped by a signal, to be resumed by the same command, 130 stopped b
 Completion of commands, recipes, methods and keys in bash: eval "$(register-python-argcomplete kd)"; zsh and fish: see
 https://kislyuk.github.io/argcomplete.
 """
+FORMATTER = partial(argparse.RawDescriptionHelpFormatter, max_help_position=24, width=120)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -46,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         _complete()
     if not words or words[0] in ("-h", "--help"):
-        whole().print_help()
+        overview().print_help()
         return 0 if words else 2
     if words[0] == "--version":
         print(_version())
@@ -61,22 +64,24 @@ def main(words: Sequence[str] | None = None) -> int:
     return _run(module, parser.parse_intermixed_args(words[1:]))
 
 
-def whole() -> argparse.ArgumentParser:
-    """The parser of all commands: for the help and for completion, since those of sub-commands cannot mix options and words."""
-    formatter = argparse.RawDescriptionHelpFormatter
+def overview(whole: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands, for the help and, ``whole`` with their options, for completion.
+
+    It parses nothing: argparse cannot mix options and words in sub-commands.
+    """
     about = "Knowledge distillation for semantic segmentation: train, compare, deploy."
-    parser = argparse.ArgumentParser(prog="kd", description=about, epilog=EPILOG, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog="kd", description=about, epilog=EPILOG, formatter_class=FORMATTER)
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name in COMMANDS:
         module = _module(name)
-        _described(commands.add_parser, module, name=name, help=_first_sentence(module.__doc__))
+        add = partial(_described, commands.add_parser, module) if whole else commands.add_parser
+        add(name=name, help=re.split(r"[:;]", module.__doc__.strip())[0].rstrip("."))
     return parser
 
 
 def _described(make: Any, module: Any, **facts: Any) -> Any:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = make(**facts, description=module.__doc__, epilog=getattr(module, "EPILOG", None), formatter_class=formatter)
+    parser = make(**facts, description=module.__doc__, epilog=getattr(module, "EPILOG", None), formatter_class=FORMATTER)
     module.configure(parser)
     return parser
 
@@ -85,14 +90,10 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"kd.commands.{name.replace('-', '_')}")
 
 
-def _first_sentence(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0].rstrip(".")
-
-
 def _complete() -> None:
     import argcomplete
 
-    argcomplete.autocomplete(whole(), always_complete_options=False)
+    argcomplete.autocomplete(overview(whole=True), always_complete_options=False)
 
 
 def _version() -> str:
@@ -105,7 +106,8 @@ def _version() -> str:
 
 
 def _run(module: Any, options: argparse.Namespace) -> int:
-    sys.path.append(str(Path.cwd()))  # so that package.module:Class is found beside the user; last, it hides nothing
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # so that package.module:Class is found beside the user; last, it hides nothing
     from kd.config import exit_code
 
     codes: list[int | None] = []

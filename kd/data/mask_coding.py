@@ -94,9 +94,13 @@ def _several(given: Any) -> Any:
     return tuple(_value(value) for value in (given if isinstance(given, (list, tuple)) else [given]))
 
 
-ClassValues = Annotated[tuple[tuple[int, str], ...], BeforeValidator(_classes)]
-ClassColours = Annotated[tuple[tuple[str, Colour], ...], BeforeValidator(_colours)]
-Values = Annotated[tuple[int, ...], BeforeValidator(_several)]
+ClassValues = Annotated[
+    tuple[tuple[int, str], ...], BeforeValidator(_classes, list[str] | dict[int, str] | list[tuple[int, str]])
+]
+ClassColours = Annotated[
+    tuple[tuple[str, Colour], ...], BeforeValidator(_colours, dict[str, Colour] | list[tuple[str, Colour]])
+]
+Values = Annotated[tuple[int, ...], BeforeValidator(_several, int | list[int])]
 
 
 class ByValue:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
@@ -95,6 +94,8 @@ def levels_of(backbone: Any, image: Tensor) -> tuple[Tensor, ...]:
 
 def _known(name: str, pretrained: bool) -> str:
     """The name for timm; a tag that this timm does not know is dropped where no weights are to be fetched."""
+    import timm  # here and below: it takes longer to import than most commands run
+
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(name, timm.list_models(), n=6)
@@ -111,6 +112,8 @@ def _known(name: str, pretrained: bool) -> str:
 
 def _create(name: str, pretrained: bool, wishes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """The backbone with as many of the wishes as it can have."""
+    import timm
+
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **{**wishes, **options})
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
@@ -155,11 +158,13 @@ def _read(network: Any, name: str, file: Path) -> None:
         raise ConfigError(
             f"pretrained: {file} does not exist; give a .pth or .safetensors file, true (timm's weights) or false"
         )
+    from timm.models import load_state_dict
+
     # a features-only network renames: layer1.0.conv1 may be layer1_0_conv1 or model.layer1.0.conv1, or keep its name
     own = network.state_dict()
     wanted = {key: key.removeprefix("model.").replace(".", "_") for key in own}
     try:
-        weights = _plain(timm.models.load_state_dict(str(file)))
+        weights = _plain(load_state_dict(str(file)))
         missing = [key for key, plain in wanted.items() if plain not in weights and not key.endswith("num_batches_tracked")]
         if not missing:
             network.load_state_dict({key: weights.get(plain, own[key]) for key, plain in wanted.items()})

@@ -34,14 +34,12 @@ def recipe_schema() -> Schema:
     references, generated = models_json_schema([(model, "validation") for model in models])
     known = {key: _open(value) for key, value in generated["$defs"].items()}
     for kind, found in classes.items():
-        names = {name: references[(cls.Config, "validation")]["$ref"].rpartition("/")[2] for name, cls in found.items()}
-        for name, key in names.items():
-            known[key] = _option(name, found[name], known[key])
+        names = {name: f"{kind[0]}.{name}" for name in found}
+        for name, cls in found.items():
+            known[names[name]] = _option(name, cls, known[references[(cls.Config, "validation")]["$ref"].rpartition("/")[2]])
         known[_key(kind)] = _any_of({name: known[key] for name, key in names.items()}, list(names.values()))
     root = known.pop(references[(Recipe, "validation")]["$ref"].rpartition("/")[2])
     root["properties"] = {"extends": EXTENDS, **root["properties"]}
-    method = root["properties"]["method"]
-    method["anyOf"].append({"type": "array", "items": {"$ref": f"#/$defs/{_key(('kd.methods', 'Method'))}"}})
     return {"$schema": DIALECT, "title": "Recipe", **root, "$defs": _used(root, known)}
 
 
@@ -123,7 +121,7 @@ def _nullable(schema: Schema) -> Schema:
         has = any(option.get("type") == "null" for option in schema["anyOf"])
         opened = [_nullable_values(option) for option in schema["anyOf"]]
         return {**schema, "anyOf": opened if has else [*opened, {"type": "null"}]}
-    about = {key: schema[key] for key in ("description", "default") if key in schema}
+    about: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in about}
     return {**about, "anyOf": [rest, {"type": "null"}]}
 

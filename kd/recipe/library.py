@@ -102,6 +102,15 @@ def respelled(name: str, near: Path | None = None) -> list[str]:
     return []
 
 
+def trained_by(directory: str, near: Path | None = None) -> tuple[str, str] | None:
+    """The recipe and the method of a run in ``runs/DIRECTORY/seedN``, or None; "" where the recipe needs no method."""
+    if find(directory, near):
+        return directory, ""
+    found = respelled(directory, near)
+    name, _, method = found[0].partition(" ") if len(found) == 1 else ("", "", "")
+    return (name, method) if name else None
+
+
 def comment(file: Path) -> str:
     """What a file says of itself at its beginning, in one line."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith(MODELINE)]

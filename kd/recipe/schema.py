@@ -16,6 +16,8 @@ from kd.losses.label_smoothing import LabelSmoothing
 from kd.recipe.merging import Tree
 from kd.schedules import OptimizerConfig
 
+AnyMethod: Any = named("kd.methods", "Method")
+
 
 def _stacked(value: Any) -> Any:
     """A list of methods is the method ``several``."""
@@ -41,7 +43,7 @@ def method_config(values: Any) -> Any:
 class MethodPart(Config):
     """The part of a recipe that names the method."""
 
-    method: Annotated[named("kd.methods", "Method"), BeforeValidator(_stacked)]  # type: ignore[valid-type]
+    method: Annotated[AnyMethod, BeforeValidator(_stacked)]
 
 
 class Schedule(Config):
@@ -117,7 +119,7 @@ class Recipe(Config):
     teacher: named("teachers", "Teacher") | None = None  # type: ignore[valid-type]
     labels: LabelSmoothing | None = None
     loss: Annotated[dict[str, named("kd.losses", "Loss")] | None, BeforeValidator(_some)] = None  # type: ignore[valid-type]
-    method: Annotated[named("kd.methods", "Method") | None, BeforeValidator(_stacked)] = None  # type: ignore[valid-type]
+    method: Annotated[AnyMethod | None, BeforeValidator(_stacked, AnyMethod | list[AnyMethod] | None)] = None
     weights: dict[str, float] = Field(default_factory=dict)
     schedule: Schedule = Schedule()
     evaluation: Evaluating = Evaluating()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from kd.config import ConfigError
 from kd.files import file_name
-from kd.recipe.library import find, respelled
+from kd.recipe.library import trained_by
 from kd.recipe.loading import Draft, describe, draft
 from kd.recipe.merging import Origins, merge
 from kd.recipe.schema import Recipe, build, fingerprint, plain
@@ -113,7 +113,7 @@ class _Expansion:
             self._add_student(student, plan)
         for name in map(_directory, file.teachers or {}):
             if not any(point.role == "teacher" and point.choices["recipe"] == name for point in self.found.values()):
-                self._read(*self._spelled(name) or (name, ""))  # complains of a name that is no recipe's
+                self._read(*trained_by(name, self.sweep.path) or (name, ""))  # complains of a name that is no recipe's
                 raise ConfigError(
                     f"{self.sweep.path}: teachers: {name} teaches no point; a teacher's path is runs/{name}/seed0. Drop it"
                 )
@@ -132,13 +132,6 @@ class _Expansion:
             except ConfigError as error:
                 raise ConfigError(f"{self.sweep.path}: {error}") from None
         return deepcopy(self.files[key])
-
-    def _spelled(self, directory: str) -> tuple[str, str] | None:
-        """The recipe and the method of a run that trains to ``runs/DIRECTORY``, or None."""
-        if find(directory, self.sweep.path):
-            return directory, ""
-        found = respelled(directory, self.sweep.path)
-        return (found[0].partition(" ")[0], found[0].partition(" ")[2]) if len(found) == 1 else None
 
     def _one(self, choices: Mapping[str, Choice]) -> _Student:
         sweep, recipe = self.sweep, choices["recipe"].label
@@ -205,7 +198,7 @@ class _Expansion:
             return None
         name, seed, teachers = "/".join(parts[1:3]), parts[3].removeprefix("seed"), self.sweep.file.teachers
         known = None if teachers is None else {_directory(key): settings for key, settings in teachers.items()}
-        spelled = self._spelled(name)
+        spelled = trained_by(name, self.sweep.path)
         if not seed.isdigit() or spelled is None or (known is not None and name not in known):
             return None
         written = self._read(*spelled)

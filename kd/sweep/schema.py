@@ -15,6 +15,7 @@ from kd.recipe.library import sweep_file
 from kd.recipe.merging import Tree, override
 from kd.sweep.choices import METHOD, Choice, Settings, combinations, known_key, labels
 
+Axes = dict[str, Any]
 TWICE = "schedule.steps: budget fixes the students' steps; give budget.steps=N (and teachers={...} for theirs), or drop budget"
 
 
@@ -63,12 +64,12 @@ class SweepFile(Config):
     match: ``wall_clock``: each method's steps are such that it costs what its baseline does, measured on this machine.
     """
 
-    recipe: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
-    axes: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_listed)] = Field(({},), min_length=1)
+    recipe: Annotated[tuple[str, ...], BeforeValidator(_listed, str | list[str])] = Field(min_length=1)
+    axes: Annotated[tuple[Axes, ...], BeforeValidator(_listed, Axes | list[Axes])] = Field(({},), min_length=1)
     settings: Settings = Field(default_factory=dict)
     exclude: tuple[dict[str, Any], ...] = ()
     overrides: tuple[Change, ...] = ()
-    teachers: Annotated[dict[str, Settings] | None, BeforeValidator(_unset)] = None
+    teachers: Annotated[dict[str, Settings] | None, BeforeValidator(_unset, list[str] | dict[str, Settings] | None)] = None
     tokens: Literal["own", "shared"] = "own"
     budget: Budget | None = None
     match: Literal["wall_clock"] | None = None

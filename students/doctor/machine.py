@@ -87,7 +87,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def library() -> Iterator[Finding]:
     """Whether the packages work together: a torchvision built for another torch fails on import."""
-    for name in ("kd.recipe", "kd.networks.build", "students.run", "teachers.load"):
+    for name in ("kd.recipe.loading", "kd.networks.build", "students.run", "teachers.load"):
         import_module(name)
     yield Finding("ok", "library", "torch, torchvision, timm and all of the toolkit can be imported")
 

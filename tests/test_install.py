@@ -1,0 +1,72 @@
+"""What a user gets who has no clone: a wheel, a console command, recipes inside the package, in an empty directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that the clone stays as it is."""
+    source, output = tmp_path_factory.mktemp("source") / "clone", tmp_path_factory.mktemp("wheel")
+    source.mkdir()
+    for name in ("setup.py", "README.md", "kd", "students", "teachers", "recipes"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(output)]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (found,) = output.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the wheel is installed, beside an environment that has what it needs."""
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(command, check=True, timeout=120)
+    return target
+
+
+def kd(installed: Path, folder: Path, *words: str) -> str:
+    """What the console command prints."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(installed / "bin" / "kd"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_all_recipes_and_no_results(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*") if path.is_file()}
+    expected = {f"kd/{name}" for name in ours if "/results/" not in name}
+    assert {name for name in names if name.startswith("kd/recipes/")} == expected
+    assert {"kd/report/templates/page.html", "kd/py.typed", "students/tracking/tracker.py", "teachers/run.py"} <= names
+    assert not [name for name in names if name.split("/")[0] in ("tests", "tools", "recipes", "build")]
+
+
+def test_an_empty_directory_is_enough(installed: Path, tmp_path: Path) -> None:
+    where = kd(installed, tmp_path, "recipes", "show", "shapes/tiny")
+    assert "extends: [_parts/data/shapes" in where
+    small = ["data.train=8", "data.val=2", "data.test=2", "schedule.steps=2", "schedule.batch=2", "run.workers=0"]
+    assert "runs/shapes/r10_teacher/seed0: finished" in kd(installed, tmp_path, "train", "shapes/r10_teacher", *small)
+    assert "runs/shapes/tiny_ce/seed0: finished" in kd(installed, tmp_path, "train", "shapes/tiny", "ce", *small)
+    distilled = kd(installed, tmp_path, "train", "shapes/tiny", "kd", *small, "teacher.floor=0")
+    assert "runs/shapes/tiny_kd/seed0: finished" in distilled
+    table = kd(installed, tmp_path, "table", "runs/shapes")
+    assert "| ce (baseline) |" in table
+    assert "| kd |" in table
+    assert "report.html" in kd(installed, tmp_path, "report", "runs/shapes")
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "report.html"}
