@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
+from helpers_forked import on_ranks
 from safetensors.torch import load_file
 from tiny import execute, tiny
 from torch import Tensor, nn
@@ -80,7 +78,7 @@ def _member(rank: int, folder: str) -> None:
 def ranks() -> list[dict[str, Any]]:
     """What two gloo processes computed on halves of the batch."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_member, args=(folder,), nprocs=2, start_method="spawn")
+        mp.start_processes(_member, args=(folder,), nprocs=2, start_method="fork")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -103,14 +101,6 @@ def test_without_the_sum_over_ranks_it_would_differ() -> None:
     assert abs(float(halves - loss(logits, hard))) > 1e-3
 
 
-def torchrun(recipe: Path, output: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command a user would type, with two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command += [str(ROOT / "tools/train.py"), str(recipe), "--output", str(output), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-
-
 def saved(recipe: Recipe, folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
@@ -127,8 +117,8 @@ def test_a_whole_step_on_two_processes(tmp_path: Path) -> None:
     }
     still = tiny("jml_kd", **changes, schedule={"steps": 1, "optimizer": {"kind": "sgd", "lr": 1e-30}})
     recipe = tiny("jml_kd", **changes, schedule={"steps": 1, "optimizer": {"kind": "sgd", "lr": 1.0}})
-    done = torchrun(saved(recipe, tmp_path), tmp_path / "two")
-    assert done.returncode == 0, done.stderr
+    for code, _, errors in on_ranks(tmp_path, 2, "train", saved(recipe, tmp_path), "--output", tmp_path / "two"):
+        assert code == 0, errors
     one = execute(recipe, tmp_path / "one")
     execute(still, tmp_path / "start")
     start, mine, theirs = (load_file(tmp_path / name / "student.safetensors") for name in ("start", "one", "two"))
@@ -143,7 +133,8 @@ def test_a_whole_step_on_two_processes(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
-    done = torchrun(saved(tiny(), tmp_path), tmp_path / "run", "schedule.batch=3")
-    assert done.returncode != 0
-    assert "schedule.batch: is 3; 2 processes x 1 accumulated parts need a multiple of 2" in done.stderr
+    words = (saved(tiny(), tmp_path), "--output", tmp_path / "run", "schedule.batch=3")
+    for code, _, errors in on_ranks(tmp_path, 2, "train", *words):
+        assert code == 2
+        assert "schedule.batch: is 3; 2 processes x 1 accumulated parts need a multiple of 2" in errors
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -98,7 +98,7 @@ def _member(rank: int, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two gloo processes ended with."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(_member, args=(str(folder),), nprocs=2, start_method="spawn")
+    mp.start_processes(_member, args=(str(folder),), nprocs=2, start_method="fork")
     return folder
 
 

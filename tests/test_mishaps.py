@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_run import LONGER, command_line, until_step, write_recipe
+from test_run import LONGER, until_step, write_recipe
 from tiny import STUDENT, execute, merged, tiny
 
 from kd.config import ConfigError, InputError
@@ -30,11 +30,10 @@ ROOT = Path(__file__).parent.parent
 def test_a_signal_to_the_whole_group_spares_the_loader(tmp_path: Path, number: int) -> None:
     """``timeout`` and schedulers signal workers too; the trainer must still write its checkpoint."""
     recipe = write_recipe(tmp_path, **merged(LONGER, {"run": {"workers": 2}}))
+    command = [sys.executable, "-m", "kd", "train", str(recipe), "--output", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        command_line(recipe, tmp_path / "run"), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    until_step(tmp_path / "run", 3, process)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until_step(tmp_path / "run", 3, process.poll)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_tools import ROOT, call
+from helpers_tools import ROOT, apart
 from tiny import merged, tiny
 
 from kd.config import InputError
@@ -72,7 +72,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def replayed(cut: Path) -> tuple[Path, str]:
     """The run again, with its replay in W&B, and what the tool printed."""
-    done = call("replay-wandb", cut)
+    done = apart("replay-wandb", cut)
     assert done.returncode == 0, done.stderr
     return cut, done.stdout
 
@@ -122,9 +122,9 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
 def check_identity(records: list[dict[str, Any]], folder: Path, run_id: str) -> None:
     (about,) = of_kind(records, "run")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    assert (about["run_id"], about["display_name"]) == (run_id, "kd-DL3-R18-s0")
-    assert (about["run_group"], about["job_type"]) == ("shapes/fresh->DL3-R18", "train")
-    assert about["tags"] == ["kd", "shapes", "DL3-R18", identity(folder)[:8], "mine"]
+    assert (about["run_id"], about["display_name"]) == (run_id, "kd-DL3-test_resnet-s0")
+    assert (about["run_group"], about["job_type"]) == ("shapes/fresh->DL3-test_resnet", "train")
+    assert about["tags"] == ["kd", "shapes", "DL3-test_resnet", identity(folder)[:8], "mine"]
     assert {key: value for key, value in about["config"]["update"].items() if key != "_wandb"} == recipe
     axes = {metric.get("glob_name") or metric["name"]: metric for metric in of_kind(records, "metric")}
     assert axes["*"]["step_metric"] == axes["val/mIoU"]["step_metric"] == "iter"
@@ -203,7 +203,7 @@ def test_an_unfinished_run_without_pictures(cut: Path, tmp_path: Path) -> None:
     shutil.copytree(cut, folder, ignore=shutil.ignore_patterns("wandb", "previews", "result.json", "teacher.json"))
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
-    done = call("replay-wandb", folder, "--id", "mine", "--project", "other", WANDB_MODE="disabled")
+    done = apart("replay-wandb", folder, "--id", "mine", "--project", "other", WANDB_MODE="disabled")
     assert done.returncode == 0, done.stderr
     (records,) = segments(folder, "mine")
     assert of_kind(records, "run")[0]["project"] == "other"
@@ -223,7 +223,7 @@ def test_without_evaluations_the_images_are_shown_at_the_end(tmp_path: Path) -> 
 
 def test_online_without_a_server_is_an_error_with_a_remedy(cut: Path) -> None:
     before = sorted((cut / "wandb").iterdir())
-    done = call("replay-wandb", cut, "--mode", "online", WANDB_BASE_URL="http://127.0.0.1:9")
+    done = apart("replay-wandb", cut, "--mode", "online", WANDB_BASE_URL="http://127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --mode online: W&B at http://127.0.0.1:9 does not answer; run `wandb login`")
     assert sorted((cut / "wandb").iterdir()) == before

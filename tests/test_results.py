@@ -52,7 +52,7 @@ def test_rows_of_three_seeds(tmp_path: Path) -> None:
     three(tmp_path, "kd", 53.0, cost={"seconds_per_step": 0.75, "accelerator_hours": 1.5, "peak_memory_mb": 200.0})
     block = only(tmp_path)
     assert [one.label for one in block.rows] == ["ce", "kd"]
-    assert (block.group.dataset, block.group.student, block.group.baseline) == ("shapes", "DL3-R18", "ce")
+    assert (block.group.dataset, block.group.student, block.group.baseline) == ("shapes", "DL3-test_resnet", "ce")
     ce, kd = block.rows
     assert (ce.mean, ce.std, ce.delta, ce.flags) == (pytest.approx(50), pytest.approx(1), None, ())
     assert (kd.mean, kd.std, kd.seeds, kd.flags) == (pytest.approx(53), pytest.approx(1), [0, 1, 2], ())
@@ -333,8 +333,8 @@ def test_pairs_make_blocks(tmp_path: Path) -> None:
     three(tmp_path / "camvid", "ce", 70.0, {"data": {"name": "camvid"}})
     blocks = summarise(load(tmp_path), Choices())
     assert [(block.group.dataset, block.group.student, [one.label for one in block.rows]) for block in blocks] == [
-        ("camvid", "DL3-R18", ["ce"]),
-        ("shapes", "DL3-R18", ["ce", "kd"]),
+        ("camvid", "DL3-test_resnet", ["ce"]),
+        ("shapes", "DL3-test_resnet", ["ce", "kd"]),
         ("shapes", "DL3-R34", ["ce", "kd"]),
     ]
     deltas = [row(block, "kd").delta for block in blocks[1:]]

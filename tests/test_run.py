@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers_forked import Forked
 from helpers_tools import call
 from PIL import Image
 from safetensors.torch import load_file
@@ -108,22 +107,18 @@ def test_resuming_is_bitwise_exact(whole: Path, tmp_path: Path, monkeypatch: pyt
     same(whole, tmp_path / "run")
 
 
-def command_line(recipe: Path, output: Path) -> list[str]:
-    return [sys.executable, str(ROOT / "tools/train.py"), str(recipe), "--output", str(output)]
-
-
 def write_recipe(folder: Path, **changes: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(resumable(**changes).model_dump(mode="json")))
     return path
 
 
-def until_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Wait until a step is logged."""
+def until_step(folder: Path, step: int, poll: Callable[[], int | None]) -> None:
+    """Wait until a process, whose exit code ``poll`` tells, has logged a step."""
     for _ in range(600):
         if (folder / "metrics.jsonl").exists() and any(r["step"] >= step for r in read_metrics(folder / "metrics.jsonl")):
             return
-        assert process.poll() is None, process.communicate()
+        assert poll() is None, f"ended with {poll()}"
         time.sleep(0.1)
     raise TimeoutError(f"step {step} was never logged")
 
@@ -142,19 +137,18 @@ LONGER = {"schedule": {"steps": 12}, "evaluation": {"every": 6}}
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_signals(straight: Path, tmp_path: Path, number: int, code: int) -> None:
     """SIGKILL loses the steps since the last checkpoint, SIGTERM and SIGUSR1 none; the result is the same."""
-    command = command_line(write_recipe(tmp_path, **LONGER), tmp_path / "cut")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until_step(tmp_path / "cut", 3, process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
+    words = ("train", write_recipe(tmp_path, **LONGER), "--output", tmp_path / "cut")
+    process = Forked(tmp_path, *words)
+    until_step(tmp_path / "cut", 3, process.poll)
+    process.signal(number)
+    ended, _, errors = process.wait()
+    assert ended == code, errors
     if code == 75:
         assert "the same command resumes" in errors
         saved = checkpoint.load(tmp_path / "cut", torch.device("cpu"))
         assert saved is not None
         assert saved["step"] == read_metrics(tmp_path / "cut" / "metrics.jsonl")[-1]["step"]
-    done = call("train", tmp_path / "recipe.yaml", "--output", tmp_path / "cut")
+    done = call(*words)
     assert done.returncode == 0, done.stderr
     same(straight, tmp_path / "cut")
 

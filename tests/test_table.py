@@ -1,4 +1,4 @@
-"""``tools/table.py``: the tables it prints against hand-written ones, every format, and what it writes into files."""
+"""``kd table``: the tables it prints against hand-written ones, every format, and what it writes into files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from helpers_results import begin, write_run
 from helpers_tools import ROOT, call, inside
-from tiny import tiny
+from tiny import merged
+from tiny import tiny as smallest
 
 from kd.config import InputError
-from kd.recipe.schema import fingerprint
+from kd.recipe.schema import Recipe, fingerprint
 from kd.results.layouts import display
 from kd.results.published import load_published
 from kd.results.published_tables import quote
@@ -32,6 +33,11 @@ BENCHMARK = """
 | PASCAL VOC | PSP-R18 | 74.07 | 73.54 | 73.99 | 74.78 | - | - | **75.36** |
 """
 JACCARD = {"loss": {"jaccard": {"name": "overlap"}}, "weights": {"jaccard": 0.75}}
+
+
+def tiny(kind: str = "ce", **changes: Any) -> Recipe:
+    """A recipe whose pair has published numbers."""
+    return smallest(kind, **merged({"student": {"backbone": "resnet18"}}, changes))
 
 
 @pytest.fixture

@@ -32,22 +32,22 @@ def taught(path: str, **changes: Any) -> dict[str, Any]:
 def test_what_the_recipe_leaves_open_is_made_of_its_content() -> None:
     recipe = taught("runs/shapes/r34_teacher/seed0", run={"wandb": {"tags": ["mine", "kd", "x" * 70]}})
     found = about(recipe, IDENTITY)
-    assert (found.id, found.name) == ("0123456789ab-s3-fedcba", "kd-DL3-R18-s3")
-    assert (found.group, found.job_type, found.select) == ("shapes/r34_teacher->DL3-R18", "train", "val")
-    assert found.tags == ("kd", "shapes", "DL3-R18", "01234567", "mine", "x" * 64)
+    assert (found.id, found.name) == ("0123456789ab-s3-fedcba", "kd-DL3-test_resnet-s3")
+    assert (found.group, found.job_type, found.select) == ("shapes/r34_teacher->DL3-test_resnet", "train", "val")
+    assert found.tags == ("kd", "shapes", "DL3-test_resnet", "01234567", "mine", "x" * 64)
     assert found.config == recipe
     own = about(plain(tiny(run={"wandb": {"group": "g" * 200, "job_type": "debug"}})), IDENTITY)
-    assert (own.group, own.job_type, own.name) == ("g" * 128, "debug", "ce-DL3-R18-s0")
+    assert (own.group, own.job_type, own.name) == ("g" * 128, "debug", "ce-DL3-test_resnet-s0")
 
 
 @pytest.mark.parametrize(
     ("teacher", "group"),
     [
-        ({"name": "run", "path": "runs/sweeps/x/teacher-0123456789ab-s0"}, "shapes/teacher->DL3-R18"),
-        ({"name": "smp", "path": "~/weights/r34.pth"}, "shapes/r34.pth->DL3-R18"),
-        ({"name": "hf", "model": "nvidia/segformer-b0"}, "shapes/segformer-b0->DL3-R18"),
-        ({"name": "my.module:Strange"}, "shapes/Strange->DL3-R18"),
-        (None, "shapes/DL3-R18"),
+        ({"name": "run", "path": "runs/sweeps/x/teacher-0123456789ab-s0"}, "shapes/teacher->DL3-test_resnet"),
+        ({"name": "smp", "path": "~/weights/r34.pth"}, "shapes/r34.pth->DL3-test_resnet"),
+        ({"name": "hf", "model": "nvidia/segformer-b0"}, "shapes/segformer-b0->DL3-test_resnet"),
+        ({"name": "my.module:Strange"}, "shapes/Strange->DL3-test_resnet"),
+        (None, "shapes/DL3-test_resnet"),
     ],
 )
 def test_a_group_is_data_set_and_pair(teacher: dict[str, str] | None, group: str) -> None:
@@ -96,21 +96,21 @@ def placed(found: list[Point]) -> list[tuple[str, str, str]]:
 
 def test_the_baseline_of_a_sweep_joins_the_students_of_its_teacher(tmp_path: Path) -> None:
     found = points(tmp_path, axes={"method": ["ce", "kd", "maskd"], "seed": 0}, tokens="shared")
-    pair = "shapes/teacher->DL3-R18"
+    pair = "shapes/teacher->DL3-test_resnet"
     assert placed(found) == [
-        ("teacher", "shapes/DL3-R18", "teacher"),
+        ("teacher", "shapes/DL3-test_resnet", "teacher"),
         ("tokens-a_maskd", pair, "tokens"),
         ("a_ce", pair, "train"),
         ("a_kd", pair, "train"),
         ("a_maskd", pair, "train"),
     ]
-    assert re.search(r"group: \S*shapes/teacher->DL3-R18\S* +# sweep x", found[2].text)
+    assert re.search(r"group: \S*shapes/teacher->DL3-test_resnet\S* +# sweep x", found[2].text)
 
 
 def test_a_baseline_beside_several_teachers_stays_by_itself(tmp_path: Path) -> None:
     grids = [{"method": "ce"}, {"method": "kd", "teacher.path": ["runs/tiny/teacher/seed0", "other/place"]}]
     found = points(tmp_path, axes=grids)
-    assert {label: group for label, group, _ in placed(found)}["a_ce"] == "shapes/DL3-R18"
+    assert {label: group for label, group, _ in placed(found)}["a_ce"] == "shapes/DL3-test_resnet"
     narrow = [{"method": "ce", "student.backbone": "resnet10t"}, {"method": "kd"}]
     assert placed(points(tmp_path, axes=narrow))[1][1] == "shapes/DL3-R10"
 

@@ -15,7 +15,7 @@ from teachers.load import load_teacher
 
 STUDENT = {
     "name": "deeplabv3",
-    "backbone": "resnet18",
+    "backbone": "test_resnet",
     "pretrained": False,
     "output_stride": 32,
     "width": 8,
