@@ -13,7 +13,7 @@ from kd.config import ConfigError
 from kd.data.build import open_split
 from kd.recipe.library import comment, method_files, recipe_names
 from kd.recipe.loading import describe, load
-from kd.recipe.schema import fingerprint, plain
+from kd.recipe.schema import plain
 from kd.results.names import dataset_label, student_label
 from kd.results.published import load_published
 from students.run import train
@@ -33,13 +33,16 @@ Spelled = tuple[str, ...]
 
 
 def distinct() -> list[Spelled]:
-    """One of those that only differ in what a smoke run replaces (data set, schedule's length) or in numbers."""
+    """One of those that only differ in what a smoke run replaces (data set, schedule's length), in numbers, or in depth."""
     found: dict[str, Spelled] = {}
-    for spelled in [(name,) for name in TEACHERS] + [(pair, method) for pair in PAIRS for method in ("ce", "kd", "jml_kd")]:
+    shallow_first = sorted(TEACHERS, key=lambda name: "r101" in name)
+    for spelled in [(name,) for name in shallow_first] + [
+        (pair, method) for pair in PAIRS for method in ("ce", "kd", "jml_kd")
+    ]:
         recipe, _ = load(spelled[0], spelled[1:], smoke=True)
-        kind, terms = recipe.schedule.optimizer.kind, sorted(recipe.weights)
-        same = f"{fingerprint(recipe, ['student', 'teacher', 'labels', 'loss', 'method'])} {kind} {terms}"
-        found.setdefault(same, spelled)
+        values = {part: plain(recipe)[part] for part in ("student", "teacher", "labels", "loss", "method")}
+        same = f"{values} {recipe.schedule.optimizer.kind} {sorted(recipe.weights)}"
+        found.setdefault(re.sub(r"resnet\d+", "resnet", same), spelled)
     return list(found.values())
 
 
