@@ -19,7 +19,7 @@ from kd.evaluate.evaluator import Evaluation
 from kd.files import read_json, write_json, write_text
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
-from kd.networks.synchronise import synchronise
+from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.loading import describe
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain

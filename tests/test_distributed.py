@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kd.losses.cross_entropy import CrossEntropy
 from kd.losses.kl import KL
 from kd.losses.overlap import JaccardMetricLoss
-from kd.networks.synchronise import synchronise
+from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent

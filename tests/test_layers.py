@@ -251,7 +251,7 @@ def test_a_tool_is_a_command() -> None:
         ("students/tracking/new.py", "from students.run import train"),
         ("students/examining/new.py", "from students.tracking.tracker import Tracker"),
         ("students/doctor/new.py", "from students.trainer import Trainer"),
-        ("kd/sweep/new.py", "from kd.commands.process import kd"),
+        ("kd/sweep/new.py", "from kd.commands._process import kd"),
         ("kd/recipe/library.py", "from kd.recipe.loading import load"),
         ("kd/recipe/new.py", "from kd.losses.loss import Loss"),
         ("tools/new.py", "import tools.train"),

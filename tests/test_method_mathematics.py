@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.methods import similarity
+from kd.methods import cirkd_similarity
 from kd.methods.at import attention, attention_transfer
 from kd.methods.cirkd import CIRKD, memory_term, mini_batch, unit
+from kd.methods.cirkd_memory import Bank, Found, draw_pixels, pixels, regions
 from kd.methods.critic import Adversary, Critic, critic_loss, strided_stages
 from kd.methods.cwd import divergence
 from kd.methods.dist import DIST, inter_class, intra_class
 from kd.methods.fitnet import FitNet, regression
 from kd.methods.ifvd import intra_class_variation, variation
 from kd.methods.maskd import MasKD, masked_difference, masks, overlap
-from kd.methods.memory import Bank, Found, draw_pixels, pixels, regions
 from kd.methods.skd import nodes, pair_wise
 from kd.types import IGNORE, Outputs, Sizes
 
@@ -197,7 +197,7 @@ class TestSimilarity:
 
     @pytest.mark.parametrize("entries", [2**24, 1300, 40])
     def test_tiles_change_nothing(self, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(similarity, "ENTRIES", entries)
+        monkeypatch.setattr(cirkd_similarity, "ENTRIES", entries)
         mine = self.A.clone().requires_grad_()
         value = mini_batch(mine, self.B, 0.1, group=2)
         (slope,) = torch.autograd.grad(value, mine)

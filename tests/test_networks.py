@@ -10,10 +10,10 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.networks import synchronise as module
+from kd.networks import sync_batch_norm as module
 from kd.networks.build import build_network, network_config
 from kd.networks.network import Network
-from kd.networks.synchronise import CrossRankBatchNorm, CrossRankBatchNormAct, synchronise
+from kd.networks.sync_batch_norm import CrossRankBatchNorm, CrossRankBatchNormAct, synchronise
 
 BACKBONES = ["resnet18", "resnet18d", "mobilenetv2_100", "efficientnet_b0"]
 

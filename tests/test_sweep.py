@@ -14,7 +14,7 @@ from kd.config import ConfigError
 from kd.recipe.loading import load
 from kd.recipe.schema import fingerprint
 from kd.sweep.budget import clock_key, total_steps
-from kd.sweep.launchers import slurm_array, wandb_sweep
+from kd.sweep.launcher_files import slurm_array, wandb_sweep
 from kd.sweep.points import Point, expand, to_measure
 from kd.sweep.schema import read_sweep
 from kd.sweep.select import chosen, named

@@ -32,11 +32,11 @@ from kd.results.runs import load_runs
 from kd.sweep.points import Point, expand
 from kd.sweep.schema import read_sweep
 from students.signals import Interrupted
-from students.sweeping.clock import measured, read_clock
+from students.sweeping.kept_step_times import measured, read_clock
+from students.sweeping.measure_step_times import step_times
 from students.sweeping.places import Place, places
 from students.sweeping.runner import Runner, report
 from students.sweeping.state import listing, logged_step, state, write_record
-from students.sweeping.step_times import step_times
 from teachers.load import load_teacher
 
 ROOT = Path("runs/sweeps/x")

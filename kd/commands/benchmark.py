@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
 
 def alone(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     """The rows of a preset from a process of its own, since a process's peak memory never falls."""
-    from kd.commands.process import kd
+    from kd.commands._process import kd
     from kd.config import InputError
 
     command = kd("benchmark", "methods", name, "--one", "--device", options.device)
@@ -82,12 +82,12 @@ def measured(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     """Costs of one preset, a row for each stage; in this process."""
     from kd.benchmark.methods import Shape, measure, plain
     from kd.distributed import local_device
-    from kd.recipe.objective import objective
+    from kd.recipe.method_words import spelled_out
     from kd.recipe.schema import method_config
     from students.objective import build_method
 
     shape = Shape(tuple(options.crop), options.batch, options.classes, widths=tuple(options.widths))
-    config = method_config(objective(name)[0]["method"])
+    config = method_config(spelled_out(name)[0]["method"])
     method = build_method(config, *(shape.sizes(width) for width in shape.widths))
     device, stages = local_device(options.device), reversed(method.stages)  # what trains the student first: memory only grows
     costs = [measure(method, shape, device, options.repeats, stage) for stage in stages][::-1]

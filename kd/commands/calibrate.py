@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kd.commands.completing import beside, recipes
+from kd.commands._completion import beside, recipes
 
 EPILOG = """examples:
   kd calibrate camvid_small/r18 ce data.root=~/camvid
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     from kd.data.build import open_split
     from kd.files import write_json
     from kd.recipe.loading import load
-    from students.sweeping.step_times import step_times
+    from students.sweeping.measure_step_times import step_times
     from teachers.load import load_teacher
 
     if options.steps < 1:

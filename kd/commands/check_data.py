@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kd.commands.completing import beside, recipes
+from kd.commands._completion import beside, recipes
 
 EPILOG = """examples:
   kd check-data folder/r18 data.root=~/mine 'data.classes=[background, crack]'

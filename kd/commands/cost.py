@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kd.commands.completing import beside, recipes
+from kd.commands._completion import beside, recipes
 
 EPILOG = """examples:
   kd cost camvid/r18 --size 360 480 --teacher

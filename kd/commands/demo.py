@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
 
 def command(*words: str | Path) -> None:
     """Run one of the commands; where it fails, so does the demo, with its code."""
-    from kd.commands.process import kd
+    from kd.commands._process import kd
 
     print(f"\n$ kd {' '.join(map(str, words))}", flush=True)
     with subprocess.Popen(kd(*map(str, words))) as process:

@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else "`kd --help` tells what they do"
+        hint = f"did you mean {close[0]}?" if close else "`kd --help` tells what each does."
         print(f"error: {words[0]} is no command; {hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module = _module(words[0])

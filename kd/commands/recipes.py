@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kd.commands.completing import recipes_and_sweeps
+from kd.commands._completion import recipes_and_sweeps
 
 EPILOG = """examples:
   kd recipes                                 all pairs, teachers and sweeps, with a line each

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kd.commands.completing import sweeps
+from kd.commands._completion import sweeps
 
 EPILOG = """examples:
   kd sweep shapes_demo --jobs 2
@@ -36,11 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Expand, then list, print or run."""
-    from kd.commands.process import kd
+    from kd.commands._process import kd
     from kd.sweep.points import expand
     from kd.sweep.schema import read_sweep
     from kd.sweep.select import chosen, named
-    from students.sweeping.clock import measured, read_clock
+    from students.sweeping.kept_step_times import measured, read_clock
     from students.sweeping.places import places
     from students.sweeping.runner import Runner
     from students.sweeping.state import listing, write_record
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 def exported(options: argparse.Namespace, points: list[Any], name: str) -> str:
     """The sweep for another launcher; its command is this one."""
-    from kd.sweep.launchers import slurm_array, wandb_sweep
+    from kd.sweep.launcher_files import slurm_array, wandb_sweep
 
     where = ["--output", str(options.output)] if options.output else []
     command = ["kd", "sweep", options.sweep, *options.overrides, *where]

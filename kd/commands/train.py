@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kd.commands.completing import beside, recipes
+from kd.commands._completion import beside, recipes
 
 EPILOG = """examples:
   kd train shapes/tiny jml_kd --smoke

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kd.config import Config
-from kd.data.image_ops import functional
+from kd.data.lazy_torchvision import functional
 from kd.types import IGNORE, Geometry
 
 

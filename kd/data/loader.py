@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from kd.config import ConfigError
 from kd.data.augment import Augmentation, augment
 from kd.data.dataset import Dataset
-from kd.data.image_ops import functional
+from kd.data.lazy_torchvision import functional
 from kd.seeds import derive, generator
 from kd.types import Batch, Geometry
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
-from kd.data.image_ops import functional
+from kd.data.lazy_torchvision import functional
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 """What counts as a picture, in lower case."""

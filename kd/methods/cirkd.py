@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from kd.distributed import gather_tensor, rank
 from kd.losses.kl import logit_kl
 from kd.losses.loss import global_mean
+from kd.methods.cirkd_memory import Bank, Found, draw_pixels, pixels, regions
+from kd.methods.cirkd_similarity import Pairs, Side, row_divergence
 from kd.methods.maps import KdMask, Projection, labels_at, pair, valid
-from kd.methods.memory import Bank, Found, draw_pixels, pixels, regions
 from kd.methods.method import Method
-from kd.methods.similarity import Pairs, Side, row_divergence
 from kd.seeds import generator
 from kd.types import IGNORE, Outputs, Sizes
 

@@ -13,7 +13,7 @@ from kd.config import ConfigError
 from kd.lookup import lookup
 from kd.recipe.library import method_files, recipe_file
 from kd.recipe.merging import Origins, Tree, annotated, merge, override, read
-from kd.recipe.objective import objective
+from kd.recipe.method_words import spelled_out
 from kd.recipe.schema import Recipe, build, plain
 
 AUX = "aux_logits"
@@ -76,7 +76,7 @@ def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
             f"{word}: {file} says itself how its network is trained ({', '.join(own)}), and one run has one method; drop "
             f"{word}, or copy the recipe and take loss, method and weights out"
         )
-    chosen, sources = objective(word, file)
+    chosen, sources = spelled_out(word, file)
     merge(tree, chosen, origins, sources)
     if not tree.get("method"):
         merge(tree, {"teacher": None}, origins, COMMAND)

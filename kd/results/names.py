@@ -1,4 +1,4 @@
-"""What rows and blocks are called, read from resolved recipes; and where two recipes differ."""
+"""What rows and blocks are called, read from resolved recipes."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from kd.recipe.library import trained_by
 from kd.recipe.loading import Draft, describe, draft
 from kd.recipe.merging import Origins, merge
 from kd.recipe.schema import Recipe, build, fingerprint, plain
+from kd.sweep.axes import METHOD, Choice, Settings, matches
 from kd.sweep.budget import Clock, Plan, clock_key, plans
-from kd.sweep.choices import METHOD, Choice, Settings, matches
 from kd.sweep.schema import Sweep
 from kd.sweep.wandb_groups import Groups
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from kd.config import Config, ConfigError, validate
 from kd.recipe.library import sweep_file
 from kd.recipe.merging import Tree, override
-from kd.sweep.choices import METHOD, Choice, Settings, combinations, known_key, labels
+from kd.sweep.axes import METHOD, Choice, Settings, combinations, known_key, labels
 
 Axes = dict[str, Any]
 TWICE = "schedule.steps: budget fixes the students' steps; give budget.steps=N (and teachers={...} for theirs), or drop budget"

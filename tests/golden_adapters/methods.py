@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from kd.methods.at import AT
 from kd.methods.cirkd import CIRKD, memory_term, mini_batch, unit
+from kd.methods.cirkd_memory import Draw, pixels, regions
 from kd.methods.critic import Critic, SelfAttention, SpectralConv, critic_loss, generator_loss, gradient_penalty
 from kd.methods.cwd import CWD
 from kd.methods.dist import DIST
 from kd.methods.fitnet import FitNet
 from kd.methods.ifvd import IFVD
 from kd.methods.maskd import MasKD, masked_logits, masks, overlap
-from kd.methods.memory import Draw, pixels, regions
 from kd.methods.method import Method
 from kd.methods.skd import SKD
 from kd.types import IGNORE, Outputs, Sizes

@@ -1,7 +1,7 @@
 """Official data sets from what their sites offer, archives or extracted folders, to the layout that ``kd.data`` reads.
 
-Each file of ``kd/data/convert`` plans one data set. A plan is made and checked before anything is written; what is finished is
-skipped, so the same call goes on where it was stopped; sources are only read.
+Each file of ``kd/data/prepare/convert`` plans one data set. A plan is made and checked before anything is written; what is
+finished is skipped, so the same call goes on where it was stopped; sources are only read.
 """
 
 from __future__ import annotations

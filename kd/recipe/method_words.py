@@ -28,7 +28,7 @@ class _Part:
     origins: Origins
 
 
-def objective(text: str, near: Path | None = None) -> tuple[Tree, Origins]:
+def spelled_out(text: str, near: Path | None = None) -> tuple[Tree, Origins]:
     """The keys ``labels``, ``loss``, ``method`` and ``weights`` that a word, or several joined by ``+``, stand for.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The same sweep for other launchers: a W&B sweep file, a Slurm array."""
+"""Files that start the same sweep by another launcher: a W&B sweep file, a Slurm array."""
 
 from __future__ import annotations
 
