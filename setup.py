@@ -1,4 +1,5 @@
 from pathlib import Path
+from shutil import rmtree
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
@@ -41,9 +42,15 @@ development = [
 
 
 class BuildWithRecipes(build_py):
-    """Recipes lie beside the package in a clone, and inside it where it is installed."""
+    """Recipes lie beside the package in a clone, and inside it where it is installed.
+
+    What an earlier build left in ``build/lib`` goes first: modules and recipes removed since would be packed again.
+    """
 
     def run(self) -> None:
+        if not self.editable_mode:
+            for package in ("kd", "students", "teachers"):
+                rmtree(Path(self.build_lib, package), ignore_errors=True)
         super().run()
         if self.editable_mode:
             return

@@ -22,6 +22,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("setup.py", "README.md", "kd", "students", "teachers", "recipes"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
+    for left in ("kd/methods/left_over.py", "kd/recipes/_parts/method/left_over.yaml"):  # by the build of another version
+        (source / "build" / "lib" / left).parent.mkdir(parents=True)
+        (source / "build" / "lib" / left).touch()
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(output)]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -55,6 +58,7 @@ def test_the_wheel_holds_all_recipes_and_no_results(wheel: Path) -> None:
     assert {name for name in names if name.startswith("kd/recipes/")} == expected
     assert {"kd/report/templates/page.html", "kd/py.typed", "students/tracking/tracker.py", "teachers/run.py"} <= names
     assert not [name for name in names if name.split("/")[0] in ("tests", "tools", "recipes", "build")]
+    assert not [name for name in names if "left_over" in name]
 
 
 def test_an_empty_directory_is_enough(installed: Path, tmp_path: Path) -> None:
