@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -75,8 +77,10 @@ def explain(error: ValidationError, where: str = "") -> str:
     lines: dict[str, list[str]] = {}
     for problem in error.errors():
         parts = (where, *(str(part) for part in problem["loc"] if not _names_a_branch(part)))
-        lines.setdefault(".".join(part for part in parts if part) or "recipe", []).append(_sentence(problem))
-    return "\n".join(f"{path}: {_either(sentences)}" for path, sentences in lines.items())
+        path = ".".join(part for part in parts if part)
+        tells_itself = isinstance(problem.get("ctx", {}).get("error"), ConfigError) and not path
+        lines.setdefault("" if tells_itself else path or "recipe", []).append(_sentence(problem))
+    return "\n".join(f"{path}: {_either(sentences)}".removeprefix(": ") for path, sentences in lines.items())
 
 
 def _names_a_branch(part: int | str) -> bool:
@@ -112,10 +116,16 @@ def _unknown(key: str, options: list[str]) -> str:
 def exit_code(action: Callable[[], object]) -> int:
     """Run what a command-line tool does: 0, or 2 where the user must change something, told in one message on stderr.
 
-    130 where the user stops it; what tools write is whole or not there, so the same command goes on.
+    130 where the user stops it; what tools write is whole or not there, so the same command goes on. 141, silently, where
+    nobody reads what it prints any more, as after `| head`.
     """
     try:
         action()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more on its way out
+        return 141
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -123,6 +133,10 @@ def exit_code(action: Callable[[], object]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            print(f"error: {error.strerror}; make room where this is written", file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 2
         if error.filename is None:
             raise
         print(f"error: {error.filename}: {error.strerror}; choose another path or mend its permissions", file=sys.stderr)

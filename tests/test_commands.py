@@ -73,6 +73,18 @@ def test_mistakes_on_the_first_word(capsys: pytest.CaptureFixture[str]) -> None:
             "recipes/camvid/r18_jml_kd.yaml: there is no such recipe; a recipe describes a pair",
         ),
         (["camvid/r18_cirkd"], "camvid/r18_cirkd: there is no such recipe; a recipe describes a pair, and the method is named"),
+        (["shapes/tiny", "cwd@ofical"], "'cwd@ofical' is no method here; did you mean cwd@cirkd?"),
+        (["shapes/tiny", "KD"], "'KD' is no method here; did you mean kd"),
+        (["shapes/tiny", "kd+"], "'kd+': names no method beside a +"),
+        (["kd", "shapes/tiny"], "kd: there is no such recipe; it names a method, and the recipe comes first"),
+        (["seed=1", "shapes/tiny"], "seed=1: there is no such recipe; it sets a key, and the recipe comes first"),
+        (["shapes/tiny", "kd", "seed="], "seed: has no value; write seed=null to take back what the recipe sets"),
+        (["shapes/tiny", "kd", "weights.foo=2"], "weights.foo: nothing computes 'foo' (terms: ce, ce_aux, kl)"),
+        (["shapes/tiny", "dist", "weights.inter=null"], "weights.inter: is missing, but the term 'inter' is computed"),
+        (["shapes/tiny", "kd+at", "--smoke"], "kd+at: kd is there twice"),
+        (["sweeps/camvid_small", "kd"], f"{library()}/sweeps/camvid_small.yaml: is a sweep, not a recipe"),
+        ([str(Path.cwd() / "nothing"), "kd"], f"{Path.cwd()}/nothing: there is no such recipe; "),
+        ([".", "kd"], ".: there is no such recipe; "),
     ],
 )
 def test_mistakes_beside_a_recipe(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,8 +138,8 @@ def test_a_student_without_auxiliary_head_takes_no_terms_on_it() -> None:
     assert origins["method.aux"] == "no auxiliary head"
     stack = load("shapes/tiny", ["kd+dist@seg", "student.aux=0"])[0]
     assert [getattr(member, "aux", None) for member in stack.method.members] == [None, False]
-    asked = load("shapes/tiny", ["ce", "student.aux=0", "weights.ce_aux=0.4", "loss.ce_aux={name: cross_entropy}"])[0]
-    assert asked.weights == {"ce": 1.0, "ce_aux": 0.4}  # what the user asks for stays
+    with pytest.raises(ValueError, match=r"weights\.ce_aux: nothing computes 'ce_aux'"):  # what the user asks for stays
+        load("shapes/tiny", ["ce", "student.aux=0", "weights.ce_aux=0.4"])
     assert load("shapes/tiny", ["dist", "student.aux=8"])[0].method.aux is True
 
 
@@ -140,6 +152,35 @@ def test_a_part_of_a_method_may_not_change_the_rest(tmp_path: Path, monkeypatch:
         ValueError, match=r"mine\.yaml: sets schedule; a method's part sets labels, loss, method, weights alone"
     ):
         draft("shapes/tiny", "mine")
+
+
+def test_a_word_means_the_same_beside_every_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "_parts" / "method"
+    part.mkdir(parents=True)
+    (part / "kd.yaml").write_text("method: {name: kd}\nweights: {kl: 7}\n")
+    for name in ("a+b", "x=y"):  # cannot be named on a command line
+        (part / f"{name}.yaml").write_text("method: {name: kd}\nweights: {kl: 1}\n")
+    (part / "empty.yaml").write_text("# nothing yet\n")
+    (part / "folder.yaml").mkdir()
+    (tmp_path / "mine.yaml").write_text("extends: [shapes/tiny]\n")
+    monkeypatch.chdir(tmp_path)
+    assert method_files().keys() & {"a+b", "x=y", "empty", "folder"} == {"empty"}
+    for recipe in ("shapes/tiny", "mine"):
+        found, origins = load(recipe, ["kd"])
+        assert (found.weights["kl"], origins["weights.kl"]) == (7, "./_parts/method/kd.yaml")
+    assert inside("train", "shapes/tiny", "empty", "--dry-run") == 2
+    assert "empty.yaml: is empty; a method's part sets" in capsys.readouterr().err
+
+
+def test_a_recipe_may_extend_the_one_that_it_hides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes" / "shapes").mkdir(parents=True)
+    (tmp_path / "recipes" / "shapes" / "tiny.yaml").write_text("extends: [shapes/tiny]\nschedule: {steps: 7}\n")
+    there = load("shapes/tiny", ["kd"])[0]
+    monkeypatch.chdir(tmp_path)
+    found = load("shapes/tiny", ["kd"])[0]
+    assert (found.schedule.steps, found.student) == (7, there.student)
 
 
 def test_a_recipe_of_ones_own_extends_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +220,10 @@ def test_recipes_are_shown_and_copied(
     assert "r18.yaml: is there already" in capsys.readouterr().err
     assert inside("recipes", "copy", "sweeps/shapes_demo", "mine/demo.yaml") == 0
     assert "kd sweep mine/demo.yaml" in capsys.readouterr().out
+    assert inside("recipes", "copy", "shapes/tiny", "my pair.yaml") == 0
+    assert capsys.readouterr().out.endswith("kd train 'my pair.yaml' METHOD\n")
+    assert inside("recipes", "copy", "mine/demo.yaml", "again.yaml") == 0
+    assert capsys.readouterr().out.endswith("kd sweep again.yaml\n")
     assert yaml.safe_load((tmp_path / "mine" / "demo.yaml").read_text())["recipe"] == "shapes/tiny"
     assert inside("recipes", "show") == 2
 
@@ -207,8 +252,14 @@ def completed(line: str, folder: Path) -> set[str]:
         ("kd sweep cam", {"camvid_cpu", "camvid_small"}),
         ("kd recipes show sweeps/s", {"sweeps/shapes_demo"}),
         ("kd table --lay", {"--layout"}),
+        ("kd methods jm", {"jml_kd"}),
     ],
 )
 def test_the_shell_completes(line: str, expected: set[str], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").touch()
     assert expected <= completed(line, tmp_path)
+
+
+def test_a_method_is_offered_once(tmp_path: Path) -> None:
+    assert "cwd+kd" in (offered := completed("kd train camvid/r18 cwd+", tmp_path))
+    assert not [word for word in offered if word.startswith("cwd+cwd")]

@@ -286,6 +286,34 @@ def test_methods_on_the_command_line(recipes: Path) -> None:
     assert stacked.recipe.weights["dist_inter"] == 2
 
 
+def test_a_narrowed_sweep_leaves_out_the_teachers_that_teach_nobody(recipes: Path) -> None:
+    teachers = {"tiny/teacher": {}}
+    assert {point.role for point in points(recipes, axes={"method": ["ce", "kd"]}, teachers=teachers)} == {"teacher", "student"}
+    narrowed = points(recipes, "method=ce", axes={"method": ["ce", "kd"]}, teachers=teachers)
+    assert [point.label for point in narrowed] == ["a_ce"]
+    with pytest.raises(ValueError, match="teaches no point"):
+        points(recipes, axes={"method": ["ce"]}, teachers=teachers)
+
+
+def test_a_weight_without_a_term_is_refused_before_the_teacher_is_trained(recipes: Path) -> None:
+    axes = {"method": ["ce", "kd"]}
+    for given in (
+        {"settings": {"weights.foo": 1}},
+        {"overrides": [{"when": {"method": "kd"}, "settings": {"weights.foo": 1}}]},
+    ):
+        with pytest.raises(ValueError, match=r"weights\.foo: (no point|nothing) computes 'foo'"):
+            points(recipes, axes=axes, **given)
+    with pytest.raises(ValueError, match=r"weights\.foo: no point computes 'foo' \(terms: ce, ce_aux, kl\)"):
+        points(recipes, "weights.foo=1", axes=axes)
+
+
+def test_a_weight_is_set_where_its_term_is(recipes: Path) -> None:
+    for given in ([], ["weights.kl=3"]):
+        teacher, baseline, distilled = points(recipes, *given, axes={"method": ["ce", "kd"]}, settings={"weights.kl": 3.0})
+        assert "kl" not in {**baseline.recipe.weights, **teacher.recipe.weights}
+        assert distilled.recipe.weights["kl"] == 3
+
+
 def test_the_committed_results_have_the_names_of_their_sweep() -> None:
     folder = ROOT / "recipes" / "camvid" / "results" / "camvid_cpu"
     found = expand(read_sweep("camvid_cpu"), Path("runs/sweeps/camvid_cpu"))

@@ -33,8 +33,16 @@ def beside(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     from kd.recipe.library import method_files
 
     head, plus, _tail = prefix.rpartition("+")
-    methods = [f"{head}{plus}{name}" for name in method_files()]
+    taken = {word.partition("@")[0].partition("_")[0] for word in head.split("+")} - {"ce", "jml"}
+    methods = [f"{head}{plus}{name}" for name in method_files() if name.partition("@")[0].partition("_")[0] not in taken]
     return methods if plus else [*methods, *(f"{key}=" for key in keys())]
+
+
+def cards(prefix: str, **_: Any) -> list[str]:  # noqa: ARG001
+    """What ``kd methods`` has cards of."""
+    from kd.lookup import options
+
+    return list(options("kd.methods", "Method"))
 
 
 def keys() -> Iterator[str]:

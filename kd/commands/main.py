@@ -35,7 +35,7 @@ COMMANDS = (
 )
 """In the order of ``kd --help``. Each is a file of this folder with ``configure(parser)`` and ``run(options)``."""
 EPILOG = """`kd COMMAND --help` tells the options of each, with examples. Exit codes: 0 done, 2 bad input (the message says what
-to do), 75 stopped by a signal, to be resumed by the same command, 130 stopped by Ctrl-C.
+to do), 75 stopped by a signal or Ctrl-C and resumed by the same command, 130 stopped by Ctrl-C with nothing to resume.
 
 Completion of commands, recipes, methods and keys in bash: eval "$(register-python-argcomplete kd)"; zsh and fish: see
 https://kislyuk.github.io/argcomplete.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from kd.commands._completion import cards
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Its command line."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="cards of these methods (default: all, after a table)")
+    names = parser.add_argument("names", nargs="*", metavar="NAME", help="cards of these methods (default: all, after a table)")
+    names.completer = cards  # type: ignore[attr-defined]
     parser.add_argument("--table", action="store_true", help="only the table")
 
 
@@ -21,4 +24,4 @@ def run(options: argparse.Namespace) -> None:
         print(table(presets))
     if not options.table:
         for name in options.names or names():
-            print(f"\n{card(name, presets)}")
+            print(f"\n{card(name.partition('@')[0], presets)}")

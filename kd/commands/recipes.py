@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from kd.commands._completion import recipes_and_sweeps
 
@@ -73,15 +74,21 @@ def copied(file: Path, target: Path) -> str:
     Raises:
         InputError: there is such a file already.
     """
+    from yaml import safe_load
+
     from kd.config import InputError
     from kd.files import write_text
     from kd.recipe.library import MODELINE, library
+    from kd.recipe.merging import read
 
     target = target / file.name if target.is_dir() else target
     if target.exists():
         raise InputError(f"{target}: is there already; name another file: kd recipes copy NAME FILE")
-    schema = "sweep" if file.parent.name == "sweeps" else "recipe"
+    schema = "sweep" if "axes" in safe_load(file.read_text(encoding="utf-8")) else "recipe"
     line = f"{MODELINE}: $schema={(library() / f'{schema}.schema.json').resolve()}"
     rest = [each for each in file.read_text(encoding="utf-8").splitlines() if not each.startswith(MODELINE)]
     write_text(target, "\n".join([line, *rest]) + "\n")
-    return f"{target}: written; edit it, then: kd {'sweep' if schema == 'sweep' else 'train'} {target}"
+    if schema == "sweep":
+        return f"{target}: written; edit it, then: kd sweep {quote(str(target))}"
+    method = "" if {"loss", "method"} & read(file)[0].keys() else " METHOD"
+    return f"{target}: written; edit it, then: kd train {quote(str(target))}{method}"

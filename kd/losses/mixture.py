@@ -19,9 +19,13 @@ def check_weights(names: Iterable[str], weights: Mapping[str, float]) -> None:
         ConfigError: naming the first one that is alone.
     """
     terms = set(names)
+    unknown = sorted(weights.keys() - terms)
     for name in sorted(terms - weights.keys()):
-        raise ConfigError(f"weights.{name}: is missing, but the term '{name}' is computed; set it (0 only logs the term)")
-    for name in sorted(weights.keys() - terms):
+        instead = f"; of {', '.join(unknown)}, which weights has, nothing computes a term" if unknown else ""
+        raise ConfigError(
+            f"weights.{name}: is missing, but the term '{name}' is computed; set it (0 only logs the term){instead}"
+        )
+    for name in unknown:
         there = ", ".join(sorted(terms))
         raise ConfigError(f"weights.{name}: nothing computes '{name}' (terms: {there}); drop it with weights.{name}=null")
 

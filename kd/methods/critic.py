@@ -158,7 +158,11 @@ class Adversary(nn.Module):
         super().__init__()
         self.config = config
         self.critic = Critic(sizes.classes, strided_stages(sizes.grid)) if config is not None else None
-        self.terms = () if self.critic is None else ("fool", "critic")
+
+    @staticmethod
+    def terms_of(config: Any) -> tuple[str, ...]:
+        """Names of what a call returns: none where there is no critic."""
+        return () if config is None else ("fool", "critic")
 
     def forward(self, student: Tensor, teacher: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
         """Both terms of logits ``B K h w``; pixels not to keep are 0 in both."""

@@ -41,6 +41,10 @@ def divergence(
     return temperature**2 * mean(cost.sum(1), None if mask is None else mask.squeeze(1))
 
 
+NAMES = {"logits": "logit", "embedding": "feature"}
+"""The term that compares each field."""
+
+
 class CWD(Method):
     """``logit``, ``feature``: ``T^2 / (B D) * sum over images and channels of KL`` between the networks' spatial softmax.
 
@@ -67,11 +71,16 @@ class CWD(Method):
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.needs = frozenset({"logits", *config.maps})
-        self.names = {field: {"logits": "logit", "embedding": "feature"}[field] for field in config.maps}
+        self.names = {field: NAMES[field] for field in config.maps}
         features = "embedding" in config.maps
         self.projection = Projection(student.embedding, teacher.embedding) if features else None
         self.adversary = Adversary(config.adversary, teacher)
-        self.terms = (*self.names.values(), *(("kl",) if config.kl else ()), *self.adversary.terms)
+
+    @classmethod
+    def terms_of(cls, config: Any) -> tuple[str, ...]:
+        """One for each map, plain KD's, the critic's."""
+        maps = dict.fromkeys(NAMES[field] for field in config.maps)
+        return (*maps, *(("kl",) if config.kl else ()), *Adversary.terms_of(config.adversary))
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""

@@ -78,7 +78,11 @@ class DIST(Method):
                 "weights.inter_aux=null weights.intra_aux=null"
             )
         self.needs = frozenset(self.fields.values())
-        self.terms = tuple(f"{name}{end}" for end in self.fields for name in ("inter", "intra"))
+
+    @classmethod
+    def terms_of(cls, config: Any) -> tuple[str, ...]:
+        """Those of the auxiliary heads where they are compared, too."""
+        return tuple(f"{name}{end}" for end in ("", "_aux")[: 1 + config.aux] for name in ("inter", "intra"))
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""

@@ -67,7 +67,11 @@ class IFVD(Method):
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.adversary = Adversary(config.adversary, teacher)
-        self.terms = ("kl", "variation", *self.adversary.terms)
+
+    @classmethod
+    def terms_of(cls, config: Any) -> tuple[str, ...]:
+        """The critic's too, where there is one."""
+        return ("kl", "variation", *Adversary.terms_of(config.adversary))
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""

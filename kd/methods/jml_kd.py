@@ -47,8 +47,12 @@ class JmlKd(Method):
                     "or set method.aux=false weights.ce_aux=null weights.kl_aux=null"
                 )
         self.needs = frozenset({"logits", "aux_logits"} if config.aux else {"logits"})
-        self.terms = ("ce", "kl", "jaccard_hard", "jaccard_soft", *(("ce_aux", "kl_aux") if config.aux else ()))
         self.jaccard = JaccardMetricLoss(**config.jaccard.model_dump())
+
+    @classmethod
+    def terms_of(cls, config: Any) -> tuple[str, ...]:
+        """Those of the auxiliary heads where they are compared, too."""
+        return ("ce", "kl", "jaccard_hard", "jaccard_soft", *(("ce_aux", "kl_aux") if config.aux else ()))
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""

@@ -105,8 +105,13 @@ class MasKD(Method):
         self.stages = (DISTIL,)
         if config.tokens is None:
             self.stages = (Stage("tokens", share=config.share, trains_student=False), DISTIL)
-        self.terms = (*(("token_ce", "token_dice") if len(self.stages) > 1 else ()), *self.fields)
         self.enter(self.stages[0])
+
+    @classmethod
+    def terms_of(cls, config: Any) -> tuple[str, ...]:
+        """Those of the tokens where they are learnt, too."""
+        learnt = ("token_ce", "token_dice") if config.tokens is None else ()
+        return (*learnt, *("mask", "mask_aux")[: 1 + config.aux])
 
     def enter(self, stage: Stage) -> None:
         """Tokens learn in their own stage only."""

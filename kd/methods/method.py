@@ -22,7 +22,8 @@ class Method(nn.Module):
 
     ``needs``   the fields of the teacher's ``Outputs`` it reads; a teacher that cannot give them is refused before training
     ``stages``  parts of the schedule; most methods have one
-    ``terms``   names of what :meth:`forward` returns, so that weights can be checked before training
+    ``terms``   names of what :meth:`forward` returns, so that weights can be checked before training; where they depend on the
+                configuration, :meth:`terms_of` gives them
 
     Raises:
         ConfigError: the pair of networks does not fit.
@@ -40,6 +41,12 @@ class Method(nn.Module):
         self.config = config
         self.student = student
         self.teacher = teacher
+        self.terms = self.terms_of(config)
+
+    @classmethod
+    def terms_of(cls, config: Any) -> tuple[str, ...]:  # noqa: ARG003 (for those that override it)
+        """The ``terms`` of a configuration, known before any network is built."""
+        return cls.terms
 
     @classmethod
     def fitted(cls, config: Any, student: Sizes, teacher: Sizes) -> Method:

@@ -47,6 +47,13 @@ def _card(file: Path) -> dict[str, Any]:
     return card
 
 
+HELD = {
+    "student": "a finished run directory holds student.safetensors and student.yaml",
+    "best": "a run keeps its best checkpoint where evaluation.every was set; take the last one",
+}
+"""When the files of a name are there."""
+
+
 def load_network(folder: str | Path, name: str = "student") -> tuple[Network, dict[str, Any]]:
     """A saved network, in eval mode, and its card (``classes`` and other facts). Needs no trainer and no recipe.
 
@@ -56,7 +63,7 @@ def load_network(folder: str | Path, name: str = "student") -> tuple[Network, di
     weights, card_file = Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}.yaml"
     for file in (weights, card_file):
         if not file.is_file():
-            raise InputError(f"{file}: is missing; a finished run directory holds {name}.safetensors and {name}.yaml")
+            raise InputError(f"{file}: is missing; {HELD.get(name, f'both {name}.safetensors and {name}.yaml are needed')}")
     card = _card(card_file)
     network = build_network(network_config({**card["network"], "pretrained": False}), len(card["classes"]))
     try:

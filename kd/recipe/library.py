@@ -1,11 +1,12 @@
 """Files of recipes, their parts and methods by name: the user's own first, then those that come with the package.
 
-A name such as ``camvid/r18`` is looked up in the current folder, in its ``recipes``, and in the library.
+A name such as ``camvid/r18`` or ``cwd`` is looked up in the current folder, in its ``recipes``, and in the library.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ NO_RECIPES = ("_parts", "sweeps", "results")
 KINDS = ("loss", "method")
 """Folders of ``_parts`` whose files say how a student is trained."""
 MODELINE = "# yaml-language-server"
+WORD = re.compile(r"[^\s+=]+")
+"""What may name a method on a command line, where + joins and = sets."""
 
 
 def library() -> Path:
@@ -30,9 +33,10 @@ def shelves(near: Path | None = None) -> list[Path]:
     return list(dict.fromkeys([*above, Path.cwd(), Path.cwd() / "recipes", library()]))
 
 
-def find(name: str, near: Path | None = None) -> Path | None:
-    """The file of a name such as ``camvid/r18`` or ``_parts/loss/ce``, or None."""
-    return next((file for folder in shelves(near) if (file := folder / f"{name}.yaml").is_file()), None)
+def find(name: str, near: Path | None = None, but: Path | None = None) -> Path | None:
+    """The file of a name such as ``camvid/r18`` or ``_parts/loss/ce``, or None; not the file ``but``."""
+    files = (folder / f"{name}.yaml" for folder in shelves(near))
+    return next((file for file in files if file.is_file() and file.resolve() != but), None)
 
 
 def recipe_names(folder: Path | None = None) -> list[str]:
@@ -60,8 +64,12 @@ def recipe_file(name: str | Path, near: Path | None = None) -> Path:
     asked = f"{name}: there is no such recipe"
     if new := respelled(text, near):
         raise ConfigError(f"{asked}; a recipe describes a pair, and the method is named beside it: {' or '.join(new)}")
+    if "=" in text or text in method_files(near):
+        what = "sets a key" if "=" in text else "names a method"
+        raise ConfigError(f"{asked}; it {what}, and the recipe comes first: kd train RECIPE {text}")
     known = [known for folder in shelves(near)[-2:] for known in recipe_names(folder)]
-    beside = [_name(file, folder) for folder in shelves(near) for file in (folder / text).parent.glob("*.yaml")]
+    folders = [(folder, (folder / text).parent) for folder in shelves(near)]
+    beside = [_name(file, base) for base, folder in folders for file in folder.glob("*.yaml") if file.is_file()]
     raise ConfigError(f"{asked}; {_close(text, [*known, *beside]) or '`kd recipes` lists them; or give the path of a file'}")
 
 
@@ -82,11 +90,17 @@ def sweep_file(name: str | Path) -> Path:
 
 
 def method_files(near: Path | None = None) -> dict[str, Path]:
-    """The words that may stand beside a recipe, sorted, with their files; folders above the file ``near`` come first."""
+    """The words that may stand beside a recipe, sorted, with their files.
+
+    A word means the same beside every recipe: those of the current folder come first, those in folders above the file ``near``
+    before the library's.
+    """
     found: dict[str, Path] = {}
-    for folder in reversed(shelves(near)):
+    here = (Path.cwd(), Path.cwd() / "recipes")
+    for folder in reversed(dict.fromkeys([*here, *shelves(near)])):
         for kind in KINDS:
-            found |= {file.stem: file for file in (folder / "_parts" / kind).glob("*.yaml")}
+            files = (folder / "_parts" / kind).glob("*.yaml")
+            found |= {file.stem: file for file in files if file.is_file() and WORD.fullmatch(file.stem)}
     return dict(sorted(found.items()))
 
 
@@ -96,7 +110,9 @@ def respelled(name: str, near: Path | None = None) -> list[str]:
     known = method_files(near)
     for split in (number for number, letter in enumerate(name) if letter == "_"):
         pair, word = name[:split], name[split + 1 :]
-        fitting = [word] if word in known else [preset for preset in known if preset.startswith(f"{word}@")]
+        fitting = (
+            [word] if known.keys() >= set(word.split("+")) else [preset for preset in known if preset.startswith(f"{word}@")]
+        )
         if fitting and find(pair, near) is not None:
             return [f"{pair} {word}" for word in fitting]
     return []
@@ -119,8 +135,10 @@ def comment(file: Path) -> str:
 
 
 def short(path: Path) -> str:
-    """A file as messages call it: from ``recipes/`` on, where it lies in such a folder."""
-    parts = path.parts
+    """A file as messages call it: from ``recipes/`` on where it lies in such a folder, from ``./`` on in the current one."""
+    parts, here = path.parts, Path.cwd()
+    if path.is_relative_to(here) and not path.is_relative_to(library()):
+        return f"./{path.relative_to(here).as_posix()}"
     return "/".join(parts[parts.index("recipes") :]) if "recipes" in parts else path.name
 
 
@@ -130,7 +148,8 @@ def _close(name: str, options: Iterable[str]) -> str:
 
 
 def _name(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix()
+    inside = file.relative_to(folder) if file.is_relative_to(folder) else file
+    return inside.with_suffix("").as_posix()
 
 
 def _plain(name: str | Path) -> str:

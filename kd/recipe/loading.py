@@ -42,8 +42,11 @@ class Draft:
         merge(self.tree, deepcopy(dict(change)), self.origins, source)
 
     def lacks(self, key: str) -> bool:
-        """Whether a dotted key means nothing here: of the teacher or the method, where there is none."""
-        part, dot, _ = key.partition(".")
+        """Whether a dotted key means nothing here: of the teacher or the method, where there is none, or the weight of a term
+        that is not there."""
+        part, dot, term = key.partition(".")
+        if part == "weights" and dot:
+            return term not in (self.tree.get("weights") or {}) and term not in (self.tree.get("loss") or {})
         return bool(dot) and part in ("teacher", "method") and self.tree.get(part) is None
 
     def build(self) -> Recipe:
@@ -95,6 +98,7 @@ def load(name: str | Path, given: Iterable[str] = (), smoke: bool = False, defau
         ConfigError: a recipe or method is unknown, a file is no YAML mapping, a change is malformed, a key unknown, or a value
             wrong.
     """
+    recipe_file(name)  # before the words beside it are judged: they may stand in the wrong order
     word, changes = sorted_words(given)
     found = draft(name, word)
     if default and not (word or found.tree.get("loss") or found.tree.get("method")):

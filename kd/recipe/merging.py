@@ -45,6 +45,8 @@ def _mapping(path: Path) -> Tree:
         raise ConfigError(f"{path}: is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}; a recipe is a mapping of keys to values")
+    if "axes" in tree:
+        raise ConfigError(f"{path}: is a sweep, not a recipe; try `kd sweep {path.stem}`")
     parents = tree.get("extends") or []
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise ConfigError(f"{path}: extends is {tree['extends']!r}; it must be a list of names, e.g. [_parts/data/camvid]")
@@ -52,8 +54,13 @@ def _mapping(path: Path) -> Tree:
 
 
 def _extended(name: str, asker: Path) -> Path:
-    """An ``extends`` entry: beside the file or in a folder above (so ``_parts/...`` works anywhere), else in the library."""
-    if (found := find(name.removesuffix(".yaml"), asker)) is None:
+    """An ``extends`` entry: beside the file or in a folder above (so ``_parts/...`` works anywhere), else in the library.
+
+    A file may extend the one of its own name that it hides.
+    """
+    if (found := find(name.removesuffix(".yaml"), asker, but=asker)) is None:
+        if find(name.removesuffix(".yaml"), asker) is not None:
+            raise ConfigError(f"{asker}: extends itself; name another file in extends")
         raise ConfigError(f"{asker}: extends '{name}', but no such file lies beside it, in a folder above, or in the library")
     return found
 
@@ -62,8 +69,10 @@ def override(text: str) -> Tree:
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"'{text}' is no override; write key=value, e.g. schedule.steps=1000")
+    if not value.strip():
+        raise ConfigError(f"{key}: has no value; write {key}=null to take back what the recipe sets")
     try:
-        tree: Any = yaml.safe_load(value) if value else None
+        tree: Any = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"'{text}': the value is no YAML; quote it, e.g. {key}='\"text\"'") from None
     for part in reversed(key.split(".")):

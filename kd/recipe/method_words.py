@@ -34,8 +34,10 @@ def spelled_out(text: str, near: Path | None = None) -> tuple[Tree, Origins]:
     Raises:
         ConfigError: a word is unknown or ambiguous, two are task losses, a method is there twice, or a part sets other keys.
     """
-    known = method_files(near)
-    parts = [_part(word, known) for word in text.split("+")]
+    known, words = method_files(near), [word.strip() for word in text.split("+")]
+    if not all(words):
+        raise ConfigError(f"'{text}': names no method{' beside a +' if any(words) else ''}; {_options('', known)}")
+    parts = [_part(word, known) for word in words]
     losses = [part for part in parts if "method" not in part.tree]
     methods = [part for part in parts if "method" in part.tree]
     if len(losses) > 1:
@@ -54,6 +56,8 @@ def _part(word: str, known: dict[str, Path]) -> _Part:
     if word not in known:
         raise ConfigError(f"'{word}' is no method here; {_options(word, known)}")
     tree, origins = read(known[word])
+    if not tree:
+        raise ConfigError(f"{known[word]}: is empty; a method's part sets {', '.join(KEYS)}, e.g. method: {{name: kd}}")
     if others := [key for key in tree if key not in KEYS]:
         raise ConfigError(
             f"{known[word]}: sets {', '.join(others)}; a method's part sets {', '.join(KEYS)} alone, so that rows compare. Put "
@@ -63,10 +67,12 @@ def _part(word: str, known: dict[str, Path]) -> _Part:
 
 
 def _options(word: str, known: dict[str, Path]) -> str:
-    if presets := [name for name in known if name.startswith(f"{word}@")]:
+    method, _, preset = word.partition("@")
+    presets = [name for name in known if name.startswith(f"{method}@")]
+    if presets and not preset:
         told = "; ".join(f"{name} ({comment(known[name])})" for name in presets)
         return f"name one of its presets: {told}"
-    close = difflib.get_close_matches(word, known, n=3)
+    close = presets or difflib.get_close_matches(word.lower(), known, n=3)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}Methods: {', '.join(known)}; join several by +, and write settings as key=value"
 

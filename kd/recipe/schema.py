@@ -13,6 +13,8 @@ from kd.config import Config, validate
 from kd.data.augment import Augmentation
 from kd.lookup import named
 from kd.losses.label_smoothing import LabelSmoothing
+from kd.losses.mixture import check_weights
+from kd.methods.several import terms_of
 from kd.recipe.merging import Tree
 from kd.schedules import OptimizerConfig
 
@@ -145,7 +147,14 @@ class Recipe(Config):
             raise ValueError(
                 f"there is a {given} but no {lacking}; a method needs a teacher, and a teacher only serves a method"
             )
+        self._check_weights()
         return self
+
+    def _check_weights(self) -> None:
+        """Each term has a weight, each weight a term; a method of the user's own may tell its terms only once it is built."""
+        told = terms_of(self.method) if self.method is not None else ()
+        if told or self.method is None:
+            check_weights([*(self.loss or {}), *told], self.weights)
 
 
 RESERVED = ("loss", "no", "yes", "on", "off", "values", "keys", "items")

@@ -12,7 +12,7 @@ from kd.config import ConfigError
 from kd.files import file_name
 from kd.recipe.library import trained_by
 from kd.recipe.loading import Draft, describe, draft
-from kd.recipe.merging import Origins, merge
+from kd.recipe.merging import Origins
 from kd.recipe.schema import Recipe, build, fingerprint, plain
 from kd.sweep.axes import METHOD, Choice, Settings, matches
 from kd.sweep.budget import Clock, Plan, clock_key, plans
@@ -105,6 +105,7 @@ class _Expansion:
         self.wanted = [self._one(choices) for choices in self._wanted()]
         if not self.wanted:
             raise ConfigError(f"{sweep.path}: no point is left; exclude leaves nothing of axes")
+        self._check_weights()
 
     def points(self, clock: Clock) -> list[Point]:
         file = self.sweep.file
@@ -114,6 +115,8 @@ class _Expansion:
         for name in map(_directory, file.teachers or {}):
             if not any(point.role == "teacher" and point.choices["recipe"] == name for point in self.found.values()):
                 self._read(*trained_by(name, self.sweep.path) or (name, ""))  # complains of a name that is no recipe's
+                if self.sweep.narrowed:
+                    continue
                 raise ConfigError(
                     f"{self.sweep.path}: teachers: {name} teaches no point; a teacher's path is runs/{name}/seed0. Drop it"
                 )
@@ -138,8 +141,8 @@ class _Expansion:
         method = choices[METHOD].label if METHOD in choices else ""
         written = self._read(recipe, method)
         conditional = [change.settings for change in sweep.file.overrides if matches(change.when, choices)]
-        common = {key: value for key, value in sweep.file.settings.items() if not written.lacks(key)}
-        for settings in (common, *(choice.settings for choice in choices.values()), *conditional):
+        self._common(written)
+        for settings in (*(choice.settings for choice in choices.values()), *conditional):
             written.apply(settings, f"sweep {sweep.name}")
         self._command_line(written)
         extra = [
@@ -151,11 +154,32 @@ class _Expansion:
         label = "-".join(file_name(text) for text in (name, *extra))
         return _Student(label, written, choices, self._build(written, label))
 
+    def _common(self, written: Draft) -> None:
+        """Settings for all students, those that mean something to this one; weights last, when all terms are there."""
+        settings = self.sweep.file.settings
+        for key in sorted(settings, key=lambda key: key.startswith("weights.")):
+            if not written.lacks(key):
+                written.apply({key: settings[key]}, f"sweep {self.sweep.name}")
+
     def _command_line(self, written: Draft) -> None:
-        for change in self.sweep.changes:
+        for change in sorted(self.sweep.changes, key=lambda change: "weights" in change):
             ((key, value),) = change.items()
-            if not (isinstance(value, dict) and written.lacks(f"{key}.")):
-                merge(written.tree, deepcopy(change), written.origins, "command line")
+            meant = value
+            if isinstance(value, dict):
+                meant = {name: inner for name, inner in value.items() if not written.lacks(f"{key}.{name}")}
+            if meant or not value:
+                written.merge({key: meant})
+
+    def _check_weights(self) -> None:
+        """What is left out where there is no such term must be there somewhere."""
+        asked = [key.partition(".")[2] for key in self.sweep.file.settings if key.startswith("weights.")]
+        for change in self.sweep.changes:
+            asked += change["weights"] if isinstance(change.get("weights"), dict) else []
+        terms = {term for student in self.wanted for term in (*student.recipe.weights, *(student.recipe.loss or {}))}
+        for term in asked:
+            if term not in terms:
+                there = ", ".join(sorted(terms))
+                raise ConfigError(f"{self.sweep.path}: weights.{term}: no point computes '{term}' (terms: {there}); drop it")
 
     def _build(self, written: Draft, label: str) -> Recipe:
         try:

@@ -112,11 +112,15 @@ class SweepFile(Config):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file and the changes of the command line; ``changes`` apply to every recipe, teachers included."""
+    """A sweep file and the changes of the command line; ``changes`` apply to every recipe, teachers included.
+
+    ``narrowed``: the command line has chosen recipes or values of axes, so that some of the file's teachers may teach nobody.
+    """
 
     path: Path
     file: SweepFile
     changes: tuple[Tree, ...] = ()
+    narrowed: bool = False
 
     @property
     def name(self) -> str:
@@ -133,10 +137,12 @@ def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     """
     path = sweep_file(path)
     try:
-        written, changes = _overridden(validate(SweepFile, _tree(path), "sweep"), overrides)
+        file = validate(SweepFile, _tree(path), "sweep")
+        written, changes = _overridden(file, overrides)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return Sweep(path, written, changes)
+    narrowed = (written.recipe, written.axes) != (file.recipe, file.axes) and written.teachers == file.teachers
+    return Sweep(path, written, changes, narrowed)
 
 
 def _tree(path: Path) -> Tree:
@@ -148,6 +154,8 @@ def _tree(path: Path) -> Tree:
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else f"holds a {type(tree).__name__}"
         raise ConfigError(f"{what}; a sweep is a mapping with the keys recipe and axes")
+    if "recipe" not in tree and tree.keys() & {"extends", "student", "data"}:
+        raise ConfigError("is a recipe, not a sweep; kd train trains it, and a sweep names it under recipe:")
     return tree
 
 
