@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "kd.methods": FLOOR | {"kd.losses", "kd.methods"},
     "kd.benchmark": FLOOR | {"kd.methods", "kd.benchmark"},
     "kd.evaluate": FLOOR | {"kd.metrics", "kd.evaluate"},
-    "kd.recipe": RECIPE | {"kd.losses.label_smoothing", "kd.data.augment"},
+    "kd.recipe": RECIPE | {"kd.losses.label_smoothing", "kd.losses.mixture", "kd.data.augment"},
     "kd.recipe.library": FLOOR,
     "kd.recipe.merging": FLOOR | {"kd.recipe.library"},
     "kd.results": RECIPE | {"kd.metrics", "kd.results"},

@@ -399,10 +399,10 @@ def test_a_path_that_tells_nothing_makes_no_teacher(tmp_path: Path, path: str) -
 
 def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0)
-    own = {"method": {"name": "maskd"}, "weights": {"ce": 1.0}}
+    own = {"method": {"name": "maskd"}}
     write_run(tmp_path / "tokens", tiny("kd", **own, schedule={"steps": 1}), 10.0)
     for seed in range(3):
-        taken = {"seed": seed, "method": {"name": "maskd", "tokens": "tokens/method.safetensors"}, "weights": {"ce": 1.0}}
+        taken = {"seed": seed, "method": {"name": "maskd", "tokens": "tokens/method.safetensors"}}
         write_run(tmp_path / "maskd" / f"seed{seed}", tiny("kd", **taken), 52.0)
     block = only(tmp_path)
     assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("maskd", [0, 1, 2])]

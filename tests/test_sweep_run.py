@@ -320,8 +320,6 @@ def test_the_last_step_is_read_from_the_end(tmp_path: Path) -> None:
 
 def test_step_times_of_all_stages() -> None:
     recipe = tiny("ce", teacher={"name": "fresh", "network": STUDENT}, method={"name": "maskd"})
-    weights = {"ce": 1.0, "ce_aux": 0.4, "token_ce": 1.0, "token_dice": 1.0, "mask": 1.0, "mask_aux": 0.4}
-    recipe = recipe.model_copy(update={"weights": weights})
     data = open_split(recipe.data, "train")
     teacher = load_teacher(recipe.teacher, data.classes)
     times = step_times(recipe, teacher, data, torch.device("cpu"), 4)

@@ -197,7 +197,7 @@ CITYSCAPES: dict[str, Any] = {"data": {"name": "cityscapes"}, "evaluation": {"se
 def methods(folder: Path, *kinds: str, student: dict[str, Any] | None = None) -> Path:
     """A run of each kind: ``ce``, or a method's name."""
     for kind in kinds:
-        own = {} if kind == "ce" else {"method": {"name": kind}, "weights": {}}
+        own = {} if kind == "ce" else {"method": {"name": kind}}
         changes = {**CITYSCAPES, **own, "student": {"pretrained": True, **(student or {})}}
         write_run(folder / kind, tiny("ce" if kind == "ce" else "kd", **changes), 70.0)
     return folder

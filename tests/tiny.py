@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from kd.data.build import open_split
-from kd.recipe.schema import Recipe, build
+from kd.lookup import lookup
+from kd.recipe.schema import Recipe, build, method_config
 from kd.seeds import seed_everything
 from students.run import finished, train
 from teachers.load import load_teacher
@@ -59,7 +60,12 @@ def tiny(kind: str = "ce", **changes: Any) -> Recipe:
     }
     if "method" in base:
         base["teacher"] = {"name": "fresh", "network": STUDENT}
-    return build(merged(base, changes))
+    tree = merged(base, changes)
+    if "method" in changes:
+        method = method_config(tree["method"])
+        terms = [*(tree["loss"] or {}), *lookup("kd.methods", method.name, "Method").terms_of(method)]
+        tree["weights"] = {term: tree["weights"].get(term, 1.0) for term in terms}
+    return build(tree)
 
 
 def execute(recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -15,11 +15,6 @@ from kd.schedules import OptimizerConfig
 from kd.types import Outputs, Sizes, Stage
 
 
-def terms_of(config: Any) -> tuple[str, ...]:
-    """The terms of the method that a configuration names; () where it does not tell before it is built."""
-    return lookup("kd.methods", config.name, "Method").terms_of(config)
-
-
 class Several(Method):
     """Terms of all members, named ``<method>_<term>``, e.g. ``cwd_logit`` and ``kd_kl``; a recipe writes
     ``method: [{name: cwd}, {name: kd}]``.
@@ -52,7 +47,8 @@ class Several(Method):
     @classmethod
     def terms_of(cls, config: Any) -> tuple[str, ...]:
         """Those of all members, none where one of them does not tell."""
-        told = [(own_name(member.name), terms_of(member)) for member in config.members]
+        members = [(member, lookup("kd.methods", member.name, "Method")) for member in config.members]
+        told = [(own_name(member.name), method.terms_of(member)) for member, method in members]
         return tuple(f"{name}_{term}" for name, terms in told for term in terms) if all(terms for _, terms in told) else ()
 
     def _all(self) -> Any:

@@ -49,7 +49,7 @@ def _card(file: Path) -> dict[str, Any]:
 
 HELD = {
     "student": "a finished run directory holds student.safetensors and student.yaml",
-    "best": "a run keeps its best checkpoint where evaluation.every was set; take the last one",
+    "best": "a finished run directory holds best.safetensors and best.yaml where evaluation.every was set; else take the last",
 }
 """When the files of a name are there."""
 

@@ -11,10 +11,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from kd.config import Config, validate
 from kd.data.augment import Augmentation
-from kd.lookup import named
+from kd.lookup import lookup, named
 from kd.losses.label_smoothing import LabelSmoothing
 from kd.losses.mixture import check_weights
-from kd.methods.several import terms_of
 from kd.recipe.merging import Tree
 from kd.schedules import OptimizerConfig
 
@@ -152,8 +151,9 @@ class Recipe(Config):
 
     def _check_weights(self) -> None:
         """Each term has a weight, each weight a term; a method of the user's own may tell its terms only once it is built."""
-        told = terms_of(self.method) if self.method is not None else ()
-        if told or self.method is None:
+        method = self.method
+        told = lookup("kd.methods", method.name, "Method").terms_of(method) if method is not None else ()
+        if told or method is None:
             check_weights([*(self.loss or {}), *told], self.weights)
 
 

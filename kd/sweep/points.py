@@ -16,6 +16,7 @@ from kd.recipe.merging import Origins
 from kd.recipe.schema import Recipe, build, fingerprint, plain
 from kd.sweep.axes import METHOD, Choice, Settings, matches
 from kd.sweep.budget import Clock, Plan, clock_key, plans
+from kd.sweep.changes import apply_command_line, apply_settings, check_weights
 from kd.sweep.schema import Sweep
 from kd.sweep.wandb_groups import Groups
 
@@ -105,7 +106,7 @@ class _Expansion:
         self.wanted = [self._one(choices) for choices in self._wanted()]
         if not self.wanted:
             raise ConfigError(f"{sweep.path}: no point is left; exclude leaves nothing of axes")
-        self._check_weights()
+        check_weights(sweep, [student.recipe for student in self.wanted])
 
     def points(self, clock: Clock) -> list[Point]:
         file = self.sweep.file
@@ -141,10 +142,10 @@ class _Expansion:
         method = choices[METHOD].label if METHOD in choices else ""
         written = self._read(recipe, method)
         conditional = [change.settings for change in sweep.file.overrides if matches(change.when, choices)]
-        self._common(written)
+        apply_settings(sweep, written)
         for settings in (*(choice.settings for choice in choices.values()), *conditional):
             written.apply(settings, f"sweep {sweep.name}")
-        self._command_line(written)
+        apply_command_line(self.sweep, written)
         extra = [
             f"{axis.rpartition('.')[2]}={choice.label}"
             for axis, choice in choices.items()
@@ -153,33 +154,6 @@ class _Expansion:
         name = f"{Path(recipe).stem}_{method}" if method else Path(recipe).stem
         label = "-".join(file_name(text) for text in (name, *extra))
         return _Student(label, written, choices, self._build(written, label))
-
-    def _common(self, written: Draft) -> None:
-        """Settings for all students, those that mean something to this one; weights last, when all terms are there."""
-        settings = self.sweep.file.settings
-        for key in sorted(settings, key=lambda key: key.startswith("weights.")):
-            if not written.lacks(key):
-                written.apply({key: settings[key]}, f"sweep {self.sweep.name}")
-
-    def _command_line(self, written: Draft) -> None:
-        for change in sorted(self.sweep.changes, key=lambda change: "weights" in change):
-            ((key, value),) = change.items()
-            meant = value
-            if isinstance(value, dict):
-                meant = {name: inner for name, inner in value.items() if not written.lacks(f"{key}.{name}")}
-            if meant or not value:
-                written.merge({key: meant})
-
-    def _check_weights(self) -> None:
-        """What is left out where there is no such term must be there somewhere."""
-        asked = [key.partition(".")[2] for key in self.sweep.file.settings if key.startswith("weights.")]
-        for change in self.sweep.changes:
-            asked += change["weights"] if isinstance(change.get("weights"), dict) else []
-        terms = {term for student in self.wanted for term in (*student.recipe.weights, *(student.recipe.loss or {}))}
-        for term in asked:
-            if term not in terms:
-                there = ", ".join(sorted(terms))
-                raise ConfigError(f"{self.sweep.path}: weights.{term}: no point computes '{term}' (terms: {there}); drop it")
 
     def _build(self, written: Draft, label: str) -> Recipe:
         try:
@@ -227,7 +201,7 @@ class _Expansion:
             return None
         written = self._read(*spelled)
         written.apply((known or {}).get(name, {}), f"sweep {self.sweep.name}")
-        self._command_line(written)
+        apply_command_line(self.sweep, written)
         written.apply({"seed": int(seed)}, f"sweep {self.sweep.name}")
         return replace(self._point(parts[2], "teacher", written, {"recipe": Choice(name, {})}), instead=path)
 
