@@ -11,12 +11,17 @@ from kd.config import Config
 
 
 class LearningRateConfig(Config):
-    """Shape of the learning rate over a run. ``warmup`` is a share of the steps; ``floor`` a share of the base rate."""
+    """Shape of the learning rate over a run. ``warmup`` is a share of the steps.
+
+    ``ends_at`` and ``floor`` are shares of the base rate: the decay runs from 1 to the one (MasKD, DIST), or is cut off at the
+    other.
+    """
 
     shape: Literal["poly", "cosine", "constant"] = "poly"
     power: float = Field(0.9, gt=0)
     warmup: float = Field(0.0, ge=0, lt=1)
     warmup_start: float = Field(1e-6, ge=0, le=1)
+    ends_at: float = Field(0.0, ge=0, lt=1)
     floor: float = Field(0.0, ge=0, lt=1)
 
 
@@ -46,7 +51,7 @@ def factor(config: LearningRateConfig, step: int, total: int) -> float:
     """What multiplies the base rate at ``step`` of ``total`` (0-based).
 
     Over the first ``warmup * total`` steps a line rises to 1, never below ``warmup_start``; the decay then runs over the
-    remaining steps, e.g. poly: ``(1 - progress)^power``, never below ``floor``.
+    remaining steps to ``ends_at``, e.g. poly: ``ends_at + (1 - ends_at) (1 - progress)^power``, never below ``floor``.
     """
     ramp = round(config.warmup * total)
     if step < ramp:
@@ -57,4 +62,4 @@ def factor(config: LearningRateConfig, step: int, total: int) -> float:
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
         "constant": 1.0,
     }[config.shape]
-    return max(decay, config.floor)
+    return max(config.ends_at + (1 - config.ends_at) * decay, config.floor)

@@ -53,6 +53,11 @@ def resample(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
+def grey_levels(image: Tensor) -> Tensor:
+    """Images, uint8 or floats in [0, 1], as float32 in [0, 255]."""
+    return image * 255 if image.is_floating_point() else image.float()
+
+
 def nearest_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
     """Labels ``B H W`` at a coarser or finer grid: index ``i`` reads source ``floor(i * in / out)``, as published code does."""
     if target.shape[-2:] == torch.Size(size):
@@ -87,13 +92,17 @@ class Sizes:
 
 
 class Geometry(NamedTuple):
-    """How an image became a crop: resized to (height, width), cut at (top, left), flipped. Negative offsets are padding."""
+    """How an image became a crop: scaled to (height, width), cut at (top, left), flipped. Negative offsets are padding.
+
+    ``scale`` is the factor before the sides were rounded to whole pixels.
+    """
 
     height: int
     width: int
     top: int
     left: int
     flipped: bool
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from kd.types import Outputs, Sizes
+from kd.types import Outputs, Sizes, grey_levels
 from teachers.composite import Member, build_member, log_mean
 from teachers.teacher import Teacher
 
@@ -65,8 +65,8 @@ class AugmentedTeacher(Teacher):
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 images at another size; the identity where it is theirs."""
+    """Images, uint8 or floats in [0, 1], at another size; the identity where it is theirs."""
     if image.shape[-2:] == torch.Size(size):
         return image
-    larger = F.interpolate(image.float(), size, mode="bilinear", antialias=True, align_corners=False)
-    return larger.round().clamp(0, 255).to(torch.uint8)
+    larger = F.interpolate(grey_levels(image), size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 255)
+    return larger / 255 if image.is_floating_point() else larger.round().to(torch.uint8)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.types import Outputs, Sizes
+from kd.types import Outputs, Sizes, grey_levels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,9 +61,10 @@ def by_number(channels: int, classes: tuple[str, ...], given: tuple[str, ...] | 
 
 
 class Pixels(nn.Module):
-    """uint8 RGB ``B 3 H W`` to what a network was trained on: ``(x * scale - mean) / std``, in RGB or BGR order.
+    """RGB ``B 3 H W``, uint8 or floats in [0, 1], to what a network was trained on.
 
-    ``mean`` and ``std`` are per channel, in the network's own order and units.
+    That is ``(x * scale - mean) / std`` of grey levels, in RGB or BGR order; ``mean`` and ``std`` are per channel, in the
+    network's own order and units.
     """
 
     mean: Tensor
@@ -78,7 +79,7 @@ class Pixels(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """float32 ``B 3 H W``."""
         ordered = image.flip(1) if self.bgr else image
-        return (ordered.to(self.mean.dtype) * self.scale - self.mean) / self.std
+        return (grey_levels(ordered).to(self.mean.dtype) * self.scale - self.mean) / self.std
 
 
 @torch.no_grad()

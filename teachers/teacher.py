@@ -41,11 +41,11 @@ class Teacher(nn.Module, ABC):
 
     @abstractmethod
     def answer(self, image: Tensor) -> Outputs:
-        """The source's own outputs for images uint8 ``B 3 H W``."""
+        """The source's own outputs for images ``B 3 H W``, uint8 or floats in [0, 1]."""
 
     @torch.no_grad()
     def look(self, image: Tensor) -> Outputs:
-        """Outputs for images uint8 ``B 3 H W``, classes in the data set's order."""
+        """Outputs for images ``B 3 H W``, uint8 or floats in [0, 1], classes in the data set's order."""
         outputs = self.answer(image)
         if not self.reorders:
             return outputs

@@ -425,7 +425,7 @@ def test_fingerprint_changes_with_its_parts_only(part: str) -> None:
 
 def test_fingerprint_knows_all_parts() -> None:
     assert set(CHANGES) == set(IDENTITY)
-    assert set(Recipe.model_fields) - set(IDENTITY) <= {"seed", "run", "deterministic"}
+    assert set(Recipe.model_fields) - set(IDENTITY) <= {"family", "seed", "run"}
 
 
 # ---------------------------------------------------------------------------------------- learning rates and seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent / "golden"
-FILES = sorted(FOLDER.glob("*.npz"))
+FILES = sorted([*FOLDER.glob("*.npz"), *FOLDER.glob("*.json")])
 FEWER_OUTPUTS = {"metrics_binary": 27, "metrics_multiclass": 33, "metrics_multiclass_absent": 20}
 
 
@@ -19,6 +20,8 @@ FEWER_OUTPUTS = {"metrics_binary": 27, "metrics_multiclass": 33, "metrics_multic
 def test_parity(path: Path) -> None:
     result = check_golden.check(path)
     assert not result.problem, result
+    if path.suffix == ".json":
+        return
     with np.load(path) as file:
         left_out = ("out_loss_f64", check_golden.RECORDED)
         outputs = [key for key in file.files if key.startswith("out_") and not key.startswith(left_out)]
@@ -39,6 +42,24 @@ def test_a_wrong_number_is_noticed(tmp_path: Path, key: str) -> None:
     assert check_golden.check(tmp_path / source.name).problem == "beyond tolerance"
 
 
+def test_one_grey_level_is_no_difference_but_one_label_is(tmp_path: Path) -> None:
+    source = FOLDER / "resize_jdt_0.8.npz"
+    with np.load(source) as file:
+        image, label = file["out_image"].astype(int), file["out_label"]
+    _copy(source, tmp_path / source.name, out_image=np.clip(image + 3, 0, 255).astype(np.uint8))
+    assert check_golden.check(tmp_path / source.name).problem == "beyond tolerance"
+    _copy(source, tmp_path / source.name, out_label=np.where(np.arange(label.size).reshape(label.shape) == 7, 0, label + 1))
+    assert check_golden.check(tmp_path / source.name).problem == "beyond tolerance"
+
+
+def test_a_wrong_spread_is_noticed(tmp_path: Path) -> None:
+    source = FOLDER / "initialisation_jdt_deeplabv3.json"
+    told = json.loads(source.read_text())
+    told["bottleneck.0.weight"]["std"] *= 1.05
+    (tmp_path / source.name).write_text(json.dumps(told))
+    assert check_golden.check(tmp_path / source.name).problem == "beyond tolerance"
+
+
 def test_a_file_without_adapter_fails(tmp_path: Path) -> None:
     _copy(FOLDER / "jml_hard_present.npz", tmp_path / "unheard_of.npz")
     assert "no adapter" in check_golden.check(tmp_path / "unheard_of.npz").problem
@@ -49,6 +70,8 @@ def test_the_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert "2 passed, 0 failed" in done.stdout
+    both = subprocess.run([*command[:3], str(tmp_path), "kd_cirkd_*"], capture_output=True, text=True, timeout=120)
+    assert both.returncode == 0
     _copy(FOLDER / "kd_cirkd_T1.npz", tmp_path / "kd_cirkd_T1.npz", out_loss=np.float32(3))
     failed = subprocess.run([*command[:2], str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert failed.returncode == 1

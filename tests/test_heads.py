@@ -20,6 +20,7 @@ from kd.lookup import options
 from kd.networks.build import build_network, network_config
 from kd.networks.network import Network
 from kd.networks.pspnet import PyramidPooling
+from kd.recipe.loading import load
 
 HEADS = list(options("kd.networks", "Network"))
 BACKBONES = ["resnet18", "mobilenetv2_100", "efficientnet_b0", "xception65"]
@@ -344,11 +345,28 @@ def test_parts_pin_weights_that_timm_has(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"),
-    [("cirkd_dl3_r18", 13.6), ("cirkd_dl3_mb2", 3.2), ("cirkd_psp_r18", 12.9), ("cirkd_dl3_r101", 61.1)],
+    ("name", "millions"), [("dl3_r18", 13.6), ("dl3_mb2", 3.2), ("psp_r18", 12.9), ("dl3_r101_teacher", 61.1)]
 )
 def test_cirkds_networks_have_the_published_size(name: str, millions: float) -> None:
-    student = part(next(file for file in PARTS if file.stem == name))
-    built = build_network(network_config({**student, "pretrained": False}), 19)
+    student = load(f"cityscapes_cirkd/{name}", ["student.pretrained=false"], default="ce")[0].student
+    built = build_network(student, 19)
     assert round(sum(p.numel() for p in built.parameters()) / 1e6, 1) == millions
-    assert (student["align_corners"], student["tap"]) == (True, "after")
+    assert (student.align_corners, student.tap, student.drop_channels) == (True, "after", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("cityscapes/dl3_r18", 13_986_374),
+        ("cityscapes/dl3_r50_teacher", 68_113_030),
+        ("cityscapes/dl3_mb2", 3_797_478),
+        ("camvid/r101_teacher", 87_105_158),
+    ],
+)
+def test_jdtlosses_networks_have_the_published_size(name: str, number: int) -> None:
+    student = load(name, ["student.pretrained=false"], default="ce")[0].student
+    built = build_network(student, 19)
+    assert sum(p.numel() for p in built.parameters()) == number
+    assert [type(part) for part in built.modules() if isinstance(part, nn.Dropout2d | nn.Dropout) and part.p] == [
+        nn.Dropout2d
+    ] * 2

@@ -92,7 +92,7 @@ def slow_dataset(images: Maps, classes: int, score: str) -> float | None:
     for c in range(classes):
         rows = [slow_counts(guess, truth, classes)[c] for guess, truth in images]
         tp, fp, fn = (sum(column) for column in zip(*rows, strict=True))
-        values.append(slow_score(score, tp, fp, fn) if tp + fn else None)
+        values.append(slow_score(score, tp, fp, fn))
     return slow_mean(values)
 
 
@@ -165,14 +165,16 @@ def test_average_over_q_by_hand() -> None:
 def test_a_class_without_labels(images: Maps, drop: float, predicted: float, zero: float) -> None:
     counts = counted(images, 3)
     with np.errstate(all="raise"):
-        assert dataset_mean(counts) == drop
-    assert dataset_mean(counts, absent="predicted") == predicted
+        assert dataset_mean(counts) == dataset_mean(counts, absent="predicted") == predicted
+    assert dataset_mean(counts, absent="drop") == drop
     assert dataset_mean(counts, absent="zero") == pytest.approx(zero)
     assert class_mean(counts) == class_mean(counts, q=1) == drop
     assert over_q(class_mean, counts) == drop
     found = summarise(counts, None, ("road", "sky", "bus"))
     assert found["absent_classes"] == 2
-    assert found["iou"] == {"road": drop, "sky": None, "bus": None}
+    assert found["iou"] == {"road": drop, "sky": 0 if predicted < drop else None, "bus": None}
+    assert found["absent_but_predicted"] == (["sky"] if predicted < drop else [])
+    assert (found["mIoU"], found["mIoU_labelled"]) == (predicted, drop)
 
 
 def test_an_ignored_image_changes_no_score() -> None:

@@ -53,6 +53,20 @@ def test_palette_indices_are_labels_and_lines_are_ignored(tmp_path: Path) -> Non
         assert set(labels.unique().tolist()) == {*range(21), IGNORE}
 
 
+def test_val_may_have_the_labels_of_sbd(tmp_path: Path) -> None:
+    data = opened("voc", home := prepared(tmp_path), "val", val_labels="sbd_first")
+    assert names(data) == VOC_VAL
+    for index, name in enumerate(VOC_VAL):
+        assert (data.read(index)[1].numpy() == (sbd_labels(name) if name in SBD else voc_labels())).all()
+    assert 0 < len({*SBD} & {*VOC_VAL}) < len(VOC_VAL)
+    for name in {*SBD} & {*VOC_VAL}:
+        (home / "SegmentationClassAug" / f"{name}.png").unlink()
+    with pytest.raises(
+        ConfigError, match=r"data\.val_labels=sbd_first asks for, are missing: none of val lies in .*kd prepare"
+    ):
+        opened("voc", home, "val", val_labels="sbd_first")
+
+
 @pytest.mark.parametrize(("knobs", "shared"), [({}, "sbd"), ({"overlap": "voc"}, "voc"), ({"train": "official"}, "voc")])
 def test_whose_labels_train(tmp_path: Path, knobs: dict[str, Any], shared: str) -> None:
     data = opened("voc", prepared(tmp_path), "train", **knobs)

@@ -1,7 +1,7 @@
 """Joint augmentation of image and labels as a pure function of a generator: scale, pad, crop, flip, colours.
 
-The presets are recipe parts: ``jml`` (continuous scale in [0.5, 2], padding on both sides) and ``cirkd`` (scale in steps of
-0.1, padding at the bottom right), as in the released code of both.
+The families' presets are parts of recipes: JDTLosses' has a continuous scale in [0.5, 2] and padding on both sides, CIRKD's a
+scale in steps of 0.1 and padding at the bottom right; both resize as OpenCV does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kd.config import Config
 from kd.data.lazy_torchvision import functional
+from kd.data.opencv_resize import opencv_window
 from kd.types import IGNORE, Geometry
 
 
@@ -21,13 +22,16 @@ class Augmentation(Config):
     """How an image becomes a training crop: scale, pad, crop, flip, colours.
 
     ``crop`` (height, width) pixels; ``scale`` the range of the random factor, ``scale_step`` its grid (0: continuous);
-    ``pad`` where small images grow: ``centre`` (JDT) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding;
-    ``flip`` probability; ``photometric`` strength of brightness, contrast and saturation jitter (0: none).
+    ``resize``: ``antialiased`` shrinks without aliasing, labels by the nearest pixel's centre; ``opencv`` is what published
+    code does, see :mod:`kd.data.opencv_resize`; ``pad`` where small images grow: ``centre`` (half on each side, an odd pixel
+    below or right; JDTLosses) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding; ``flip`` probability;
+    ``photometric`` strength of brightness, contrast and saturation jitter (0: none).
     """
 
     crop: tuple[int, int] = (512, 512)
     scale: tuple[float, float] = (0.5, 2.0)
     scale_step: float = Field(0.0, ge=0)
+    resize: Literal["antialiased", "opencv"] = "antialiased"
     pad: Literal["centre", "corner"] = "centre"
     fill: tuple[int, int, int] = (124, 116, 104)
     flip: float = Field(0.5, ge=0, le=1)
@@ -50,7 +54,7 @@ def draw(config: Augmentation, size: tuple[int, int], generator: torch.Generator
     scale = _scale(config, generator)
     height, width = (max(1, round(side * scale)) for side in size)
     top, left = (_offset(config, side, crop, generator) for side, crop in zip((height, width), config.crop, strict=True))
-    return Geometry(height, width, top, left, flipped=_uniform(generator) < config.flip)
+    return Geometry(height, width, top, left, _uniform(generator) < config.flip, scale)
 
 
 def _scale(config: Augmentation, generator: torch.Generator) -> float:
@@ -66,7 +70,7 @@ def _offset(config: Augmentation, side: int, crop: int, generator: torch.Generat
     slack = side - crop
     if slack > 0:
         return int(torch.randint(slack + 1, (), generator=generator))
-    return slack // 2 if config.pad == "centre" else 0
+    return -(-slack // 2) if config.pad == "centre" else 0
 
 
 def _uniform(generator: torch.Generator) -> float:
@@ -75,14 +79,13 @@ def _uniform(generator: torch.Generator) -> float:
 
 def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentation) -> tuple[Tensor, Tensor]:
     """Apply a geometry: image uint8 ``3 H W`` and labels uint8 ``H W`` to the crop size. Padding is ``fill`` and ignored."""
-    tf, size, crop = functional(), [geometry.height, geometry.width], config.crop
-    image = tf.resize(image, size, tf.InterpolationMode.BILINEAR, antialias=True)
-    labels = tf.resize(labels.unsqueeze(0), size, tf.InterpolationMode.NEAREST_EXACT)
-    top, left = max(geometry.top, 0), max(geometry.left, 0)
-    image, labels = (
-        image[:, top : top + crop[0], left : left + crop[1]],
-        labels[:, top : top + crop[0], left : left + crop[1]],
+    tf, crop = functional(), config.crop
+    rows, columns = (
+        range(max(start, 0), min(start + length, side))
+        for start, length, side in zip((geometry.top, geometry.left), crop, (geometry.height, geometry.width), strict=True)
     )
+    cut = opencv_window if config.resize == "opencv" else _antialiased_window
+    image, labels = cut(image, labels, geometry, rows, columns)
     before = (max(-geometry.left, 0), max(-geometry.top, 0))
     after = (crop[1] - image.shape[2] - before[0], crop[0] - image.shape[1] - before[1])
     if any(before) or any(after):
@@ -91,6 +94,16 @@ def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentati
     if geometry.flipped:
         image, labels = image.flip(2), labels.flip(2)
     return image.contiguous(), labels[0].contiguous()
+
+
+def _antialiased_window(
+    image: Tensor, labels: Tensor, geometry: Geometry, rows: range, columns: range
+) -> tuple[Tensor, Tensor]:
+    tf, size = functional(), [geometry.height, geometry.width]
+    image = tf.resize(image, size, tf.InterpolationMode.BILINEAR, antialias=True)
+    labels = tf.resize(labels.unsqueeze(0), size, tf.InterpolationMode.NEAREST_EXACT)
+    window = (slice(None), slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+    return image[window], labels[window]
 
 
 def recolour(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:

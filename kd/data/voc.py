@@ -34,13 +34,15 @@ class VOC(Dataset):
         """``root`` is VOC2012, VOCdevkit, or what holds it (default ``$KD_DATA/voc``).
 
         ``train``: ``aug`` trains on VOC and SBD, ``official`` on VOC alone. ``overlap``: whose label map trains where both have
-        one: ``sbd`` as in JDTLosses and CIRKD, or ``voc`` (with its ignored object borders). ``resize`` (H, W) shrinks what is
-        read; ``count``: ``official`` refuses a split that is incomplete, ``any`` accepts it.
+        one: ``sbd`` as in JDTLosses and CIRKD, or ``voc`` (with its ignored object borders). ``val_labels``: VOC's own, or
+        ``sbd_first``, SBD's where val has them (773 of 1449 at least), which JDTLosses' numbers are of. ``resize`` (H, W)
+        shrinks what is read; ``count``: ``official`` refuses a split that is incomplete, ``any`` accepts it.
         """
 
         root: str | None = None
         train: Literal["aug", "official"] = "aug"
         overlap: Literal["sbd", "voc"] = "sbd"
+        val_labels: Literal["voc", "sbd_first"] = "voc"
         resize: tuple[PositiveInt, PositiveInt] | None = None
         count: Count = "official"
 
@@ -99,7 +101,13 @@ class VOC(Dataset):
         self.stems = _augmented(self.root) if augmented else _listed(self.root, split)
         check_count(self.root, split, len(self.stems), IMAGES["trainaug" if augmented else split], config.count)
         self.images = located(self.root / "JPEGImages", self.stems, SUFFIXES[:2])
-        self.labels = _labels(self.root, self.stems, config.overlap if augmented else None)
+        overlap = "sbd" if split == "val" and config.val_labels == "sbd_first" else config.overlap if augmented else None
+        self.labels = _labels(self.root, self.stems, overlap)
+        if overlap == "sbd" and not any(label.parent.name == "SegmentationClassAug" for label in self.labels):
+            raise ConfigError(
+                f"{self.root}: SBD's label maps, which {'data.val_labels=sbd_first' if split == 'val' else 'data.train=aug'} "
+                f"asks for, are missing: none of {split} lies in SegmentationClassAug; `kd prepare voc` makes them anew"
+            )
 
     def __len__(self) -> int:
         return len(self.stems)

@@ -12,7 +12,7 @@ from kd.config import Named
 from kd.types import Outputs
 
 Network = Callable[[Tensor], Outputs]
-"""uint8 ``B 3 H W`` to ``Outputs``; normalisation is its own business."""
+"""RGB ``B 3 H W``, uint8 or floats in [0, 1], to ``Outputs``; normalisation is its own business."""
 
 
 class Predictor(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -15,18 +16,21 @@ class Sliding(Predictor):
     """Windows at every stride, the last one of a row or column moved back to the border.
 
     Where windows overlap their logits are averaged (probabilities come from the average). An image smaller than the
-    window is padded with ``fill`` below and to the right, and the padding is cut off the result.
+    window is padded with ``fill``, and the padding is cut off the result.
     """
 
     class Config(Predictor.Config):
         """``window`` and ``stride`` are (height, width) in pixels; ``stride`` null is 2/3 of the window, rounded up.
 
-        ``fill`` is an RGB colour, by default ImageNet's mean.
+        ``pad`` says where images smaller than the window grow: ``corner`` (below and to the right) or ``centre`` (half on each
+        side, the odd pixel below or right; JDTLosses). ``fill`` is an RGB colour, by default ImageNet's mean; one with
+        fractions, such as that mean unrounded (JDTLosses), is shown to the network as it is.
         """
 
         window: tuple[int, int]
         stride: tuple[int, int] | None = None
-        fill: tuple[int, int, int] = Field(default=(124, 116, 104))
+        pad: Literal["corner", "centre"] = "corner"
+        fill: tuple[int | float, int | float, int | float] = Field(default=(124, 116, 104))
 
         @model_validator(mode="after")
         def _covers(self) -> Sliding.Config:
@@ -50,7 +54,7 @@ class Sliding(Predictor):
     def __call__(self, network: Network, image: Tensor) -> Tensor:
         """See ``Predictor``. One forward pass for each window of the batch."""
         (height, width), (down, right) = self.config.window, self.config.steps
-        padded = self._padded(image)
+        padded, start = self._padded(image)
         total, seen = None, padded.new_zeros(padded.shape[-2:], dtype=torch.float32)
         corners = product(offsets(padded.shape[-2], height, down), offsets(padded.shape[-1], width, right))
         for top, left in corners:
@@ -61,16 +65,26 @@ class Sliding(Predictor):
             total[window] += logits
             seen[window] += 1
         assert total is not None
-        return total.div_(seen)[..., : image.shape[-2], : image.shape[-1]]
+        rows, columns = (slice(first, first + side) for first, side in zip(start, image.shape[-2:], strict=True))
+        return total.div_(seen)[..., rows, columns]
 
-    def _padded(self, image: Tensor) -> Tensor:
-        """The image at the upper left of a canvas no smaller than the window."""
-        size = [max(have, need) for have, need in zip(image.shape[-2:], self.config.window, strict=True)]
-        if size == list(image.shape[-2:]):
-            return image
-        canvas = image.new_tensor(self.config.fill)[:, None, None].repeat(image.shape[0], 1, *size)
-        canvas[..., : image.shape[-2], : image.shape[-1]] = image
-        return canvas
+    def _padded(self, image: Tensor) -> tuple[Tensor, list[int]]:
+        """A canvas no smaller than the window with the image on it, and its first row and column there."""
+        slack = [max(need - have, 0) for have, need in zip(image.shape[-2:], self.config.window, strict=True)]
+        top, left = (room // 2 if self.config.pad == "centre" else 0 for room in slack)
+        if not any(slack):
+            return image, [0, 0]
+        if any(value != int(value) for value in self.config.fill):
+            image = image.float() / 255
+        height, width = image.shape[-2:]
+        canvas = self._colour(image)[:, None, None].repeat(len(image), 1, height + slack[0], width + slack[1])
+        canvas[..., top : top + height, left : left + width] = image
+        return canvas, [top, left]
+
+    def _colour(self, image: Tensor) -> Tensor:
+        """``fill`` as this image counts colours."""
+        fill = image.new_tensor(self.config.fill)
+        return fill / 255 if image.is_floating_point() else fill
 
 
 def offsets(length: int, window: int, stride: int) -> list[int]:

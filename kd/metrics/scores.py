@@ -3,13 +3,15 @@
 Definitions: Wang, Berman, Rannen-Triki, Torr, Tuia, Tuytelaars, Van Gool, Yu, Blaschko, "Revisiting Evaluation Metrics
 for Semantic Segmentation", NeurIPS 2023, arXiv 2310.19252. With ``i`` images, ``c`` classes:
 
-- D, data set: mean over c of the score of the counts summed over i (the usual mIoU);
+- D, data set: mean over c of the score of the counts summed over i (the usual mIoU). A class that no label of the data set
+  contains counts 0 where it is predicted, and leaves the mean where it is not, as in Cityscapes' script, torchmetrics and
+  JDTLosses; the mean over the labelled classes alone has a name of its own;
 - I, image: mean over i of the mean over the classes active in image i;
 - C, class: mean over c of the mean over the images where class c is active.
 
 A class is active in an image whose labels contain it, so I and C do not punish a class predicted in an image without
-it. Images without a labelled pixel are skipped. Where the authors' code differs: it returns NaN or about 1e8 / K for
-classes that are absent from all labels (here they leave the mean), and counts in float32.
+it. Images without a labelled pixel are skipped. Where the authors' code differs: I and C are NaN or about 1e8 / K there for
+classes that are absent from all labels (here they leave the mean), and it counts in float32.
 
 Two classes with ``binary=True``: background (0) and foreground (1). D, I and C use the foreground only, active where it
 is labelled or predicted. For I an image with no foreground, labelled or predicted, is perfect: 100. A recall without
@@ -49,12 +51,12 @@ def accuracy(counts: Counts) -> float:
     return float(ratio(counts.tp.sum(), counts.fp.sum(), counts.fn.sum(), "acc"))
 
 
-def class_scores(counts: Counts, score: Score = "iou", absent: Absent = "drop") -> Floats:
+def class_scores(counts: Counts, score: Score = "iou", absent: Absent = "predicted") -> Floats:
     """The score of each class over the whole data set, ``K``; NaN where the class leaves the mean.
 
-    ``absent`` says what becomes of a class that no label contains: ``drop`` leaves it out, so that all models are
-    averaged over the same classes; ``predicted`` leaves it out only if it is not predicted either and counts 0
-    otherwise; ``zero`` counts 0 always (the CIRKD code).
+    ``absent`` says what becomes of a class that no label contains: ``predicted`` leaves it out only if it is not predicted
+    either and counts 0 otherwise; ``drop`` leaves it out, so that all models are averaged over the same classes; ``zero``
+    counts 0 always (the CIRKD code).
     """
     tp, fp, fn = counts.tp.sum(0), counts.fp.sum(0), counts.fn.sum(0)
     values = ratio(tp, fp, fn, score)
@@ -63,6 +65,11 @@ def class_scores(counts: Counts, score: Score = "iou", absent: Absent = "drop") 
         "predicted": values,
         "zero": np.nan_to_num(values),
     }[absent]
+
+
+def punished(counts: Counts) -> list[int]:
+    """The classes that no label of the data set contains and that are predicted, which therefore count 0."""
+    return [int(number) for number in np.flatnonzero((counts.truth.sum(0) == 0) & (counts.fp.sum(0) > 0))]
 
 
 def image_table(counts: Counts, score: Score = "iou", either: bool = False) -> Floats:
@@ -83,7 +90,7 @@ def lowest(values: Floats, q: float = 100) -> float:
     return float(defined[: max(1, int(q * len(defined) / 100))].mean())
 
 
-def dataset_mean(counts: Counts, score: Score = "iou", absent: Absent = "drop", binary: bool = False) -> float:
+def dataset_mean(counts: Counts, score: Score = "iou", absent: Absent = "predicted", binary: bool = False) -> float:
     """mIoU^D, mAcc^D or mDice^D in percent; ``absent`` as in ``class_scores``."""
     values = class_scores(counts, score, absent)
     return lowest(_foreground(values) if binary else values)
@@ -132,17 +139,21 @@ def summarise(
     """All scores under plain keys, ready for JSON; None where a score is undefined.
 
     In percent, SCE in per mille. ``mIoU``, ``mAcc``, ``mDice`` are the data set's (D), with ``_I`` and ``_C`` the other
-    means; ``mIoU_I_q5`` the worst 5 percent for each q of ``worst``; ``mIoU_I_Q`` the average over q. ``iou`` maps
-    class names to IoU. ``absent_classes`` counts the classes that no label contains: their ``iou`` is None, and they
-    are in no mean of overlaps. ``images`` counts the images with labelled pixels, ``skipped_images`` those without.
-    ``reliability``, only with a calibration, holds its bins.
+    means; ``mIoU_labelled`` is D over the classes that some label contains; ``mIoU_I_q5`` the worst 5 percent for each q of
+    ``worst``; ``mIoU_I_Q`` the average over q. ``iou`` maps class names to IoU. ``absent_classes`` counts the classes that no
+    label contains, ``absent_but_predicted`` names those of them that are predicted: their IoU is 0, that of the others None.
+    ``images`` counts the images with labelled pixels, ``skipped_images`` those without. ``reliability``, only with a
+    calibration, holds its bins.
 
     Raises:
         ValueError: the names do not fit the classes, or ``binary`` without two classes.
     """
     if len(set(class_names)) != counts.classes:
         raise ValueError(f"{len(set(class_names))} different class names for {counts.classes} classes; name each class once")
-    found: dict[str, float] = {"mIoU": dataset_mean(counts, binary=binary)}
+    found: dict[str, float] = {
+        "mIoU": dataset_mean(counts, binary=binary),
+        "mIoU_labelled": dataset_mean(counts, absent="drop", binary=binary),
+    }
     for letter, mean in (("I", image_mean), ("C", class_mean)):
         found[f"mIoU_{letter}"] = mean(counts, binary=binary)
         found |= {f"mIoU_{letter}_q{q:g}": mean(counts, q=q, binary=binary) for q in worst}
@@ -159,6 +170,7 @@ def summarise(
         **{name: _plain(value) for name, value in found.items()},
         "iou": {name: _plain(value) for name, value in zip(class_names, class_scores(counts), strict=True)},
         "absent_classes": int((counts.truth.sum(0) == 0).sum()),
+        "absent_but_predicted": [class_names[number] for number in punished(counts)],
         "images": int((counts.valid > 0).sum()),
         "skipped_images": int((counts.valid == 0).sum()),
         **bins,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.config import ConfigError, InputError
 
@@ -48,18 +48,24 @@ class Levels(NamedTuple):
         return f"stride{'s' * (len(self.strides) > 1)} {', '.join(map(str, self.strides))}"
 
 
-def build_backbone(name: str, output_stride: int, pretrained: bool | str, options: Mapping[str, Any]) -> Any:
-    """A timm backbone that returns its levels, finest first.
+def build_backbone(config: Any) -> Any:
+    """A timm backbone that returns its levels, finest first, from the keys of a network's configuration.
 
-    ``name`` may pin the weights: ``resnet18d.ra2_in1k``. ``options`` go to timm's constructor. ``pretrained``: true takes
-    timm's weights from the Hugging Face hub, a text is a weight file (.pth or .safetensors). A backbone that cannot be dilated
-    has one output stride, its own.
+    ``backbone`` may pin the weights: ``resnet18d.ra2_in1k``. ``options`` go to timm's constructor. ``pretrained``: true takes
+    timm's weights from the Hugging Face hub, a text is a weight file (.pth or .safetensors), which ``pretrained_bgr`` says to
+    be for images in the order BGR. A backbone that cannot be dilated has one output stride, its own.
 
     Raises:
         ConfigError: timm does not know the backbone, its tag or an option, it cannot have this stride, or its weights are
             unavailable or others.
     """
-    name = _known(name, pretrained is True)
+    output_stride, pretrained, options = config.output_stride, config.pretrained, config.options
+    name = _known(config.backbone, pretrained is True)
+    if config.pretrained_bgr and pretrained is True:
+        raise ConfigError(
+            "pretrained_bgr: is true, but timm's weights are for images in the order RGB; give pretrained=FILE, or "
+            "pretrained_bgr=false"
+        )
     network = _create(name, pretrained is True, {"output_stride": output_stride, **WISHES}, options)
     if network.feature_info.reduction()[-1] != output_stride:
         own = _create(name, False, WISHES, options).feature_info.reduction()[-1]
@@ -69,6 +75,8 @@ def build_backbone(name: str, output_stride: int, pretrained: bool | str, option
         )
     if isinstance(pretrained, str):
         _read(network, name, Path(pretrained).expanduser())
+        if config.pretrained_bgr:
+            _turn_colours(network)
     return network
 
 
@@ -150,6 +158,12 @@ def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     stem = STEM if "conv3.weight" in weights else {}
     heads = {key: key.partition(".") for key in weights}
     return {f"{stem.get(head, head)}{dot}{rest}".replace(".", "_"): weights[key] for key, (head, dot, rest) in heads.items()}
+
+
+def _turn_colours(network: Any) -> None:
+    """Make what was trained on BGR images see RGB ones: the first convolution's input channels change places."""
+    stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    stem.weight.data = stem.weight.data.flip(1)
 
 
 def _read(network: Any, name: str, file: Path) -> None:

@@ -54,6 +54,12 @@ HELD = {
 """When the files of a name are there."""
 
 
+def _remedy(network: Network, weights: Path, error: Exception) -> str:
+    if isinstance(error, RuntimeError) and (told := network.misfit(load_file(weights))):
+        return f"{told} under network: there, or copy both files of one run again"
+    return f"copy both files of one run again ({' '.join(str(error).split())})"
+
+
 def load_network(folder: str | Path, name: str = "student") -> tuple[Network, dict[str, Any]]:
     """A saved network, in eval mode, and its card (``classes`` and other facts). Needs no trainer and no recipe.
 
@@ -69,7 +75,6 @@ def load_network(folder: str | Path, name: str = "student") -> tuple[Network, di
     try:
         network.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"{weights}: does not hold the weights of {card_file.name} ({error}); copy both files of one run again"
-        ) from None
+        remedy = _remedy(network, weights, error)
+        raise InputError(f"{weights}: does not hold the weights of {card_file.name}; {remedy}") from None
     return network.eval(), card

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,16 +12,20 @@ from torch import Tensor, nn
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, check_pooled_norm, conv_norm_relu
 
+PROJECTION = "head.aspp.project.0.0.weight"
+"""The convolution over the concatenated branches, of 1x1 or 3x3."""
+
 
 class ASPP(nn.Module):
     """Parallel dilated convolutions and a global average, projected to ``width`` channels."""
 
-    def __init__(self, inputs: int, width: int, rates: tuple[int, ...], dropout: float) -> None:
+    def __init__(self, inputs: int, config: Any, rates: tuple[int, ...], branch: Callable[..., nn.Module]) -> None:
         super().__init__()
-        dilated = [conv_norm_relu(inputs, width, 3, rate) for rate in rates]
-        self.branches = nn.ModuleList([conv_norm_relu(inputs, width, 1), *dilated])
+        width, kernel = config.width, int(config.projection[0])
+        self.branches = nn.ModuleList([branch(inputs, width, 1), *(branch(inputs, width, 3, rate) for rate in rates)])
         self.pooled = conv_norm_relu(inputs, width, 1)
-        self.project = nn.Sequential(conv_norm_relu(width * (len(rates) + 2), width, 1), nn.Dropout(dropout))
+        project = conv_norm_relu(width * (len(rates) + 2), width, kernel)
+        self.project = nn.Sequential(project, nn.Dropout(config.aspp_dropout))
 
     def forward(self, features: Tensor) -> Tensor:
         """``B D h w`` to ``B width h w``."""
@@ -29,22 +34,32 @@ class ASPP(nn.Module):
         return self.project(torch.cat([*(branch(features) for branch in self.branches), pooled], 1))
 
 
-def build_aspp(config: Any, levels: Levels) -> ASPP:
+def build_aspp(config: Any, levels: Levels, branch: Callable[..., nn.Module] = conv_norm_relu) -> ASPP:
     """ASPP on the last level; the configured rates, which are for stride 8, follow its stride."""
     rates = tuple(max(1, rate * 8 // levels.strides[-1]) for rate in config.rates)
-    return ASPP(levels.channels[-1], config.width, rates, config.aspp_dropout)
+    return ASPP(levels.channels[-1], config, rates, branch)
 
 
 class DeepLabHead(nn.Module):
-    """ASPP, conv 3x3, norm, ReLU, dropout, classifier."""
+    """ASPP, conv 3x3, norm, ReLU, dropout, classifier; without that convolution where ASPP's projection is one of 3x3."""
 
-    def __init__(self, aspp: ASPP, width: int, classifier: Classifier) -> None:
+    def __init__(self, aspp: ASPP, config: Any, classifier: Classifier) -> None:
         super().__init__()
-        self.aspp, self.neck, self.classifier = aspp, conv_norm_relu(width, width), classifier
+        self.aspp, self.classifier = aspp, classifier
+        self.neck = conv_norm_relu(config.width, config.width) if config.projection == "1x1" else nn.Identity()
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Logits and embedding."""
         return self.classifier(self.neck(self.aspp(pyramid[-1])))
+
+
+def other_projection(config: Any, weights: Mapping[str, Tensor]) -> str:
+    """That weights are of a head with the other ``projection``, in words; "" where they are not."""
+    if PROJECTION not in weights:
+        return ""
+    found, own = "x".join(map(str, weights[PROJECTION].shape[-2:])), config.projection
+    told = f"they are of a head with a {found} projection, it has a {own} projection; set projection: {found}"
+    return told if found != own else ""
 
 
 class DeepLabV3(Network):
@@ -56,15 +71,23 @@ class DeepLabV3(Network):
     """
 
     class Config(Network.Config):
-        """``width`` of ASPP and embedding; ``rates`` for output stride 8, halved at 16; ``aspp_dropout`` is ASPP's own."""
+        """``width`` of ASPP and embedding; ``rates`` for output stride 8, halved at 16; ``aspp_dropout`` is ASPP's own.
+
+        ``projection``: what makes ``width`` channels of ASPP's concatenated branches, a convolution of 1x1, before another of
+        3x3 (the paper, CIRKD), or one of 3x3 alone (JDTLosses), which has far more parameters.
+        """
 
         width: int = Field(128, ge=1)
         rates: tuple[Annotated[int, Field(ge=1)], ...] = (12, 24, 36)
         aspp_dropout: float = Field(0.0, ge=0, lt=1)
+        projection: Literal["1x1", "3x3"] = "1x1"
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The DeepLab head on the last level."""
         config = self.config
-        aspp = build_aspp(config, levels)
-        classifier = Classifier(config.width, classes, config.dropout, config.tap)
-        return DeepLabHead(aspp, config.width, classifier), config.width
+        head = DeepLabHead(build_aspp(config, levels), config, Classifier(config.width, classes, config))
+        return head, config.width
+
+    def misfit(self, weights: Mapping[str, Tensor]) -> str:
+        """Names the other projection."""
+        return other_projection(self.config, weights)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from kd.networks.backbone import Levels
-from kd.networks.deeplabv3 import ASPP, DeepLabV3, build_aspp
-from kd.networks.network import Classifier, Network, conv_norm_relu, grid
+from kd.networks.deeplabv3 import ASPP, DeepLabV3, build_aspp, other_projection
+from kd.networks.network import Classifier, Network, conv_norm_relu, grid, separable
 from kd.types import resample
 
 
@@ -30,24 +32,31 @@ class DecoderHead(nn.Module):
 class DeepLabV3Plus(Network):
     """DeepLabV3+ on any timm backbone with a level of stride 4, which is the logits' stride.
 
-    Widths of the published families: 256 in the paper; JDTLosses, whose convolutions are separable where these are plain, 128
-    for ResNet18-D and 512 for ResNet50/101-D.
+    Widths of the published families: 256 at output stride 16 in the paper; JDTLosses 128 for ResNet18-D and 512 for
+    ResNet50/101-D at 8, with ``separable`` and ASPP's ``projection`` of 3x3.
     """
 
     class Config(DeepLabV3.Config):
-        """As DeepLabV3's; ``low`` is the channels that the level of stride 4 is projected to."""
+        """As DeepLabV3's; ``low`` is the channels that the level of stride 4 is projected to.
+
+        ``separable``: ASPP's convolutions and the two after the shortcut are depthwise separable (JDTLosses).
+        """
 
         low: int = Field(48, ge=1)
+        separable: bool = False
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The decoder on the level of stride 4 and the last one."""
         config, fine = self.config, levels.at(4)
+        conv = separable if config.separable else conv_norm_relu
         low = conv_norm_relu(levels.channels[fine], config.low, 1)
-        neck = nn.Sequential(
-            conv_norm_relu(config.width + config.low, config.width), conv_norm_relu(config.width, config.width)
-        )
-        classifier = Classifier(config.width, classes, config.dropout, config.tap)
-        return DecoderHead(build_aspp(config, levels), fine, low, neck, classifier, config.align_corners), config.width
+        neck = nn.Sequential(conv(config.width + config.low, config.width), conv(config.width, config.width))
+        classifier = Classifier(config.width, classes, config)
+        return DecoderHead(build_aspp(config, levels, conv), fine, low, neck, classifier, config.align_corners), config.width
+
+    def misfit(self, weights: Mapping[str, Tensor]) -> str:
+        """Names the other projection."""
+        return other_projection(self.config, weights)
 
     def logit_stride(self, levels: Levels) -> int:
         """4."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,14 +13,20 @@ from torch import Tensor, nn
 from kd.config import ConfigError, Named
 from kd.distributed import world_size
 from kd.networks.backbone import Levels, build_backbone, levels_of
+from kd.networks.initialisation import LastConv, initialise
 from kd.types import Outputs, Sizes
 
 
-def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution without bias, batch norm, ReLU; keeps the size."""
     padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def separable(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+    """The same in two steps, each with norm and ReLU: every channel by itself, then across channels."""
+    return nn.Sequential(conv_norm_relu(inputs, inputs, kernel, dilation, groups=inputs), conv_norm_relu(inputs, outputs, 1))
 
 
 def grid(maps: Tensor) -> tuple[int, int]:
@@ -40,13 +47,18 @@ def check_pooled_norm(module: nn.Module, maps: Tensor) -> None:
         )
 
 
+def dropout(config: Any) -> nn.Module:
+    """The dropout in front of a classifier: of single values, or of whole channels."""
+    return (nn.Dropout2d if config.drop_channels else nn.Dropout)(config.dropout)
+
+
 class Classifier(nn.Module):
     """Dropout and a 1x1 convolution; gives logits and the embedding, taken before or after the dropout."""
 
-    def __init__(self, width: int, classes: int, dropout: float, tap: str) -> None:
+    def __init__(self, width: int, classes: int, config: Any) -> None:
         super().__init__()
-        self.dropout, self.tap = nn.Dropout(dropout), tap
-        self.conv = nn.Conv2d(width, classes, 1)
+        self.dropout, self.tap = dropout(config), config.tap
+        self.conv = LastConv(width, classes, 1)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """``B D h w`` to logits ``B K h w`` and embedding."""
@@ -57,8 +69,8 @@ class Classifier(nn.Module):
 class AuxHead(nn.Sequential):
     """Conv 3x3, norm, ReLU, dropout, classifier, on the second to last level of the backbone."""
 
-    def __init__(self, inputs: int, width: int, classes: int, dropout: float) -> None:
-        super().__init__(conv_norm_relu(inputs, width), nn.Dropout(dropout), nn.Conv2d(width, classes, 1))
+    def __init__(self, inputs: int, classes: int, config: Any) -> None:
+        super().__init__(conv_norm_relu(inputs, config.aux), dropout(config), LastConv(config.aux, classes, 1))
 
 
 class Network(nn.Module, ABC):
@@ -74,17 +86,23 @@ class Network(nn.Module, ABC):
         """``aux`` is the auxiliary head's width (0: none); ``pretrained`` true (timm's weights), false, or a weight file.
 
         ``backbone`` may pin timm's weights, e.g. ``resnet18d.ra2_in1k``; ``options`` go to timm's constructor of it, e.g.
-        ``{stem_type: deep, stem_width: 64}``. ``tap`` says whether the embedding is taken before or after the dropout in front
-        of the classifier (JML-KD: not used; CIRKD's repository: after). ``align_corners`` is how the head resamples its maps,
-        and how its logits are to be resampled. ``mean`` and ``std`` are those of most of timm's weights, not of all.
+        ``{stem_type: deep, stem_width: 64}``. ``pretrained_bgr`` says that a weight file was made for images in the order BGR,
+        as CIRKD's of ResNet18 (the network's own order is RGB). ``initialisation`` is that of the heads: PyTorch's own, or
+        JDTLosses' (see ``kd.networks.initialisation``). ``dropout`` stands in front of each classifier, of single values or,
+        with ``drop_channels``, of whole channels (JDTLosses). ``tap`` says whether the embedding is taken before or after it
+        (JML-KD: not used; CIRKD's repository: after). ``align_corners`` is how the head resamples its maps, and how its logits
+        are to be resampled. ``mean`` and ``std`` are those of most of timm's weights, not of all.
         """
 
         backbone: str = "resnet18d"
         options: dict[str, Any] = Field(default_factory=dict)
         pretrained: bool | str = True
+        pretrained_bgr: bool = False
         output_stride: int = Field(8, ge=1)
         aux: int = Field(0, ge=0)
+        initialisation: Literal["torch", "jdt"] = "torch"
         dropout: float = Field(0.1, ge=0, lt=1)
+        drop_channels: bool = False
         tap: Literal["before", "after"] = "before"
         align_corners: bool = False
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -96,11 +114,13 @@ class Network(nn.Module, ABC):
     def __init__(self, config: Any, classes: int) -> None:
         super().__init__()
         self.config, self.classes = config, classes
-        self.backbone = build_backbone(config.backbone, config.output_stride, config.pretrained, config.options)
+        self.backbone = build_backbone(config)
         info = self.backbone.feature_info
         there = Levels(tuple(info.channels()), tuple(info.reduction()))
         self.head, width = self.build_head(there, classes)
         self.aux_head = self._build_aux_head(there) if config.aux else None
+        if config.initialisation == "jdt":
+            initialise(self.head, self.aux_head)
         self.sizes = Sizes(classes, self.logit_stride(there), width, bool(config.aux), *there)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
@@ -117,13 +137,18 @@ class Network(nn.Module, ABC):
         """Pixels per step of the logits' grid; the last level's unless the head refines it."""
         return levels.strides[-1]
 
+    def misfit(self, weights: Mapping[str, Tensor]) -> str:  # noqa: ARG002 (for those that override it)
+        """Why these weights, whose names or shapes are not the network's, are those of a sibling, and which key tells them
+        apart; "" where that is not known."""
+        return ""
+
     def _build_aux_head(self, levels: Levels) -> AuxHead:
         if len(levels.channels) == 1:
             raise ConfigError(
                 f"aux: is {self.config.aux}, but the auxiliary head reads the second to last level of the backbone, which has "
                 "only one; set aux=0, or options.out_indices to more levels"
             )
-        return AuxHead(levels.channels[-2], self.config.aux, self.classes, self.config.dropout)
+        return AuxHead(levels.channels[-2], self.classes, self.config)
 
     def forward(self, image: Tensor) -> Outputs:
         """Outputs at the network's own stride."""

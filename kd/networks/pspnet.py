@@ -66,5 +66,5 @@ class PSPNet(Network):
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The pyramid head on the last level."""
         config = self.config
-        classifier = Classifier(config.width, classes, config.dropout, config.tap)
+        classifier = Classifier(config.width, classes, config)
         return PSPHead(*build_pooling(config, levels.channels[-1]), classifier), config.width

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,16 +15,17 @@ from kd.types import resample
 
 
 class MLPHead(nn.Module):
-    """Each level projected linearly and enlarged to the finest of them; fused by conv 1x1, norm, ReLU; dropout, classifier.
+    """Each level projected and enlarged to the finest of them; fused by conv 1x1, norm, ReLU; dropout, classifier.
 
-    The projections have no bias: the fusion's batch norm would take it away.
+    Linear projections have no bias: the fusion's batch norm would take it away.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int, classifier: Classifier, align_corners: bool) -> None:
+    def __init__(self, channels: tuple[int, ...], config: Any, classifier: Classifier) -> None:
         super().__init__()
-        self.project = nn.ModuleList([nn.Conv2d(inputs, width, 1, bias=False) for inputs in channels])
+        width, project = config.width, conv_norm_relu if config.normed else partial(nn.Conv2d, bias=False)
+        self.project = nn.ModuleList([project(inputs, width, 1) for inputs in channels])
         self.fuse = conv_norm_relu(len(channels) * width, width, 1)
-        self.classifier, self.align_corners = classifier, align_corners
+        self.classifier, self.align_corners = classifier, config.align_corners
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Logits and embedding, at the finest level used."""
@@ -38,17 +42,18 @@ class SegFormerMLP(Network):
     """
 
     class Config(Network.Config):
-        """``width`` of projections and embedding."""
+        """``width`` of projections and embedding; ``normed``: a norm and ReLU follow each projection (JDTLosses)."""
 
         width: int = Field(256, ge=1)
+        normed: bool = False
         output_stride: int = Field(32, ge=1)
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The decoder over the levels of stride 4 and coarser."""
         config = self.config
-        classifier = Classifier(config.width, classes, config.dropout, config.tap)
+        classifier = Classifier(config.width, classes, config)
         channels = levels.without_stem().channels
-        return MLPHead(channels, config.width, classifier, config.align_corners), config.width
+        return MLPHead(channels, config, classifier), config.width
 
     def logit_stride(self, levels: Levels) -> int:
         """The finest used level's."""

@@ -49,7 +49,7 @@ class UPerNet(Network):
         """The feature pyramid over the levels of stride 4 and coarser."""
         config, channels = self.config, levels.without_stem().channels
         top = nn.Sequential(*build_pooling(config, channels[-1]))
-        classifier = Classifier(config.width, classes, config.dropout, config.tap)
+        classifier = Classifier(config.width, classes, config)
         return UPerHead(channels, config.width, top, classifier, config.align_corners), config.width
 
     def logit_stride(self, levels: Levels) -> int:

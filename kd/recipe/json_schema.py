@@ -24,6 +24,11 @@ EXTENDS: Schema = {
     "items": {"type": "string"},
     "description": "Recipes and parts that this file builds on, the later ones stronger, e.g. _parts/data/camvid.",
 }
+VARIANTS: Schema = {
+    "type": "array",
+    "items": {"$ref": "#"},
+    "description": "Only in files of _parts/family: what counts where the class that it names is the chosen one.",
+}
 
 
 def recipe_schema() -> Schema:
@@ -39,7 +44,7 @@ def recipe_schema() -> Schema:
             known[names[name]] = _option(name, cls, known[references[(cls.Config, "validation")]["$ref"].rpartition("/")[2]])
         known[_key(kind)] = _any_of({name: known[key] for name, key in names.items()}, list(names.values()))
     root = known.pop(references[(Recipe, "validation")]["$ref"].rpartition("/")[2])
-    root["properties"] = {"extends": EXTENDS, **root["properties"]}
+    root["properties"] = {"extends": EXTENDS, **root["properties"], "variants": VARIANTS}
     return {"$schema": DIALECT, "title": "Recipe", **root, "$defs": _used(root, known)}
 
 
@@ -156,7 +161,7 @@ def _used(root: Schema, known: Mapping[str, Schema]) -> Schema:
 
 def _references(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        if "$ref" in value:
+        if value.get("$ref", "#") != "#":
             yield value["$ref"].rpartition("/")[2]
         for part in value.values():
             yield from _references(part)

@@ -11,6 +11,7 @@ from typing import Any
 
 from kd.config import ConfigError
 from kd.lookup import lookup
+from kd.recipe.families import fill
 from kd.recipe.library import method_files, recipe_file
 from kd.recipe.merging import Origins, Tree, annotated, merge, override, read
 from kd.recipe.method_words import spelled_out
@@ -18,6 +19,7 @@ from kd.recipe.schema import Recipe, build, plain
 
 AUX = "aux_logits"
 COMMAND = "command line"
+RUN_RECIPE = "recipe.yaml"
 
 
 @dataclass
@@ -28,6 +30,12 @@ class Draft:
     origins: Origins
     brought: frozenset[str] = frozenset()
     name: str = "recipe"
+    file: Path | None = None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether a run has written it down; it says all then, and its family adds nothing, whatever it may set by now."""
+        return self.file is not None and self.file.name == RUN_RECIPE and (self.file.parent / "run.json").is_file()
 
     def apply(self, settings: Mapping[str, Any], source: str) -> None:
         """Set dotted keys, in the name of ``source``."""
@@ -61,6 +69,8 @@ class Draft:
                 f"`kd train {self.name} ce`. Methods: {', '.join(method_files())}"
             )
         _fit_heads(self)
+        if not self.resolved:
+            fill(self.tree, self.origins, self.file)
         return build(self.tree)
 
 
@@ -73,7 +83,7 @@ def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
     file = recipe_file(name, near)
     tree, origins = read(file)
     if not word:
-        return Draft(tree, origins, name=str(name))
+        return Draft(tree, origins, name=str(name), file=file)
     if own := [f"{key} {_told(tree[key])}" for key in ("method", "loss") if tree.get(key)]:
         raise ConfigError(
             f"{word}: {file} says itself how its network is trained ({', '.join(own)}), and one run has one method; drop "
@@ -83,7 +93,7 @@ def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
     merge(tree, chosen, origins, sources)
     if not tree.get("method"):
         merge(tree, {"teacher": None}, origins, COMMAND)
-    return Draft(tree, origins, frozenset(sources.values()), str(name))
+    return Draft(tree, origins, frozenset(sources.values()), str(name), file)
 
 
 def load(name: str | Path, given: Iterable[str] = (), smoke: bool = False, default: str = "") -> tuple[Recipe, Origins]:

@@ -66,6 +66,7 @@ class Evaluating(Config):
     """``select`` is the split that chooses the best checkpoint, ``report`` the one whose numbers are the result.
 
     ``every`` steps (0: only at the end); ``limit`` images of ``select`` between (0: all), the final evaluation is always whole.
+    What is reported is computed in float32; ``quick`` lets the evaluations in between compute as training does.
     """
 
     predictor: named("kd.evaluate", "Predictor") = Field(default={"name": "whole"})  # type: ignore[valid-type]
@@ -73,6 +74,7 @@ class Evaluating(Config):
     report: str = "val"
     every: int = Field(0, ge=0)
     limit: int = Field(0, ge=0)
+    quick: bool = False
     batch: int = Field(1, ge=1)
     calibration: bool = True
 
@@ -111,8 +113,12 @@ class Machine(Config):
 
 
 class Recipe(Config):
-    """One run, completely. ``loss`` names the terms of the task loss; ``weights`` weighs every term of loss and method."""
+    """One run, completely. ``loss`` names the terms of the task loss; ``weights`` weighs every term of loss and method.
 
+    ``family`` is the published code base whose choices it takes where nothing else is said, see :mod:`kd.recipe.families`.
+    """
+
+    family: str = "own"
     seed: int = Field(0, ge=0)
     data: named("kd.data", "Dataset")  # type: ignore[valid-type]
     augmentation: Augmentation = Augmentation()
@@ -186,9 +192,34 @@ def plain(recipe: Recipe) -> Tree:
     return recipe.model_dump(mode="json")
 
 
+LATER: Tree = {
+    "augmentation.resize": "antialiased",
+    "data.val_labels": "voc",
+    "student.initialisation": "torch",
+    "student.drop_channels": False,
+    "student.pretrained_bgr": False,
+    "student.projection": "1x1",
+    "student.separable": False,
+    "student.pixels": False,
+    "student.normed": False,
+    "schedule.optimizer.learning_rate.ends_at": 0.0,
+    "evaluation.predictor.pad": "corner",
+    "evaluation.quick": False,
+}
+"""Keys that came when there were runs already, and what those runs did. They are no part of a fingerprint at that value, so
+that what was trained before is still known."""
+
+
 def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY) -> str:
     """12 hex digits that change with any value of the named parts; machine settings and the seed are not among them."""
     values = {part: plain(recipe)[part] for part in parts}
     if "data" in values:
         values["data"].pop("root", None)  # where the files lie changes no number
+    for path, before in LATER.items():
+        *outer, key = path.split(".")
+        branch = values
+        for name in outer:
+            branch = branch.get(name) or {}
+        if branch.get(key) == before:
+            del branch[key]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ class Examiner:
                     f"data: split '{split}' has the classes {', '.join(data.classes)}; the network knows {', '.join(classes)}"
                 )
         self.predict = lookup("kd.evaluate", self.config.predictor.name, "Predictor")(self.config.predictor)
-        self.precision = precision(recipe.schedule.precision, device)
+        self.training_precision = precision(recipe.schedule.precision, device)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -57,25 +56,21 @@ class Examiner:
     def examine(
         self, look: Looker, split: str, limit: int = 0, calibration: bool = False, teacher: Looker | None = None
     ) -> Evaluation:
-        """What there is to know about a network in eval mode on a split."""
+        """What there is to know about a network in eval mode on a split, computed in float32."""
         rank, world = distributed.rank(), distributed.world_size()
         workers, pin = self.machine.workers, self.device.type == "cuda"
         loader = whole_batches(
             self.data[split], batch=self.config.batch, limit=limit, rank=rank, world=world, workers=workers, pin=pin
         )
         shown = bar(loader, f"evaluating {split}")
-        with self._autocast():
-            batches = (batch.to(self.device) for batch in shown)
-            return evaluate(look, batches, len(self.classes), self.predict, calibration=calibration, teacher=teacher)
-
-    def _autocast(self) -> Any:
-        if self.precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
+        batches = (batch.to(self.device) for batch in shown)
+        return evaluate(look, batches, len(self.classes), self.predict, calibration=calibration, teacher=teacher)
 
     def during(self, network: torch.nn.Module) -> dict[str, Any]:
-        """Scores on the selecting split while training goes on."""
-        return self.examine(network.eval(), self.config.select, self.config.limit).scores(self.classes)
+        """Scores on the selecting split while training goes on; in training's precision, if the recipe is in a hurry."""
+        half = self.config.quick and self.training_precision != torch.float32
+        with torch.autocast(self.device.type, self.training_precision, enabled=half):
+            return self.examine(network.eval(), self.config.select, self.config.limit).scores(self.classes)
 
     def final(self, network: torch.nn.Module, teacher: Teacher | None = None) -> dict[str, Evaluation]:
         """Both splits, whole; on the reported one beside the teacher."""
@@ -130,5 +125,4 @@ class Examiner:
 
     @torch.no_grad()
     def _map(self, look: Looker, image: Tensor) -> Tensor:
-        with self._autocast():
-            return labels(self.predict(look, image)[0])
+        return labels(self.predict(look, image)[0])

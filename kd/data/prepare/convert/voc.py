@@ -51,7 +51,7 @@ def plan(members: Sequence[Member]) -> Plan:
     jobs = [
         *_jobs(found["image"], official | set(augmented), "JPEGImages", ".jpg"),
         *_jobs(found["label"], official, "SegmentationClass", ".png"),
-        *_jobs(sbd, set(augmented) & set(sbd), "SegmentationClassAug", ".png"),
+        *_jobs(sbd, {*augmented, *lists["val"]} & set(sbd), "SegmentationClassAug", ".png"),
     ]
     names = {**lists, "trainaug": augmented} if sbd else lists
     texts = {f"{LISTS}/{split}.txt": "".join(f"{name}\n" for name in listed) for split, listed in names.items()}
