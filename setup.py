@@ -63,7 +63,7 @@ class BuildWithRecipes(build_py):
 
 setup(
     name="segmentation-kd",
-    version="0.2.0",
+    version="0.3.0",
     description="Knowledge distillation for semantic segmentation: JML-KD and its baselines under one protocol",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

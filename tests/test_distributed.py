@@ -108,8 +108,12 @@ def saved(recipe: Recipe, folder: Path) -> Path:
 
 
 def test_a_whole_step_on_two_processes(tmp_path: Path) -> None:
-    """Batch norm, all terms of JML-KD, optimizer and evaluation: the same student, but for rounding of single precision."""
+    """Batch norm, all terms of JML-KD, optimizer and evaluation: the same student, but for rounding of single precision.
+
+    With this seed no ReLU's input is so near to 0 that rounding decides its gradient.
+    """
     changes: dict[str, Any] = {
+        "seed": 3,
         "data": {"size": [64, 64]},
         "augmentation": {"crop": [64, 64]},
         "student": {"dropout": 0.0, "output_stride": 8},

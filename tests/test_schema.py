@@ -16,7 +16,9 @@ from kd.lookup import lookup, options
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 SCHEMAS = {what: json.loads((RECIPES / f"{what}.schema.json").read_text()) for what in ("recipe", "sweep")}
-FILES = sorted(path for path in RECIPES.rglob("*.yaml") if "results" not in path.parts and path.stem != "published")
+FILES = sorted(
+    path for path in RECIPES.rglob("*.yaml") if "results" not in path.parts and path.stem not in ("published", "protocols")
+)
 
 
 class Editor(yaml.SafeLoader):

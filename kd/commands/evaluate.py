@@ -50,11 +50,21 @@ def show(scores: dict[str, Any], title: str) -> None:
     """Scores in columns: percent; SCE in per mille."""
     print(title)
     for key, value in scores.items():
-        if not isinstance(value, dict):
+        if not isinstance(value, dict | str):
             print(f"  {key:16s} {_text(value):>8s}")
+    if scores["absent_but_predicted"]:
+        print(f"  {absent_note(scores)}")
     print("  IoU of each class")
     for name, value in scores["iou"].items():
         print(f"    {name:20s} {_text(value):>8s}")
+
+
+def absent_note(scores: dict[str, Any]) -> str:
+    """A line for people where mIoU counts a class that no label contains."""
+    return (
+        f"no label of the split contains {scores['absent_but_predicted']}, predicted all the same: 0 in mIoU; over the other "
+        f"classes it is {_text(scores['mIoU_labelled'])}"
+    )
 
 
 def _text(value: Any) -> str:

@@ -23,6 +23,8 @@ COMMANDS = (
     "report",
     "demo",
     "recipes",
+    "compare-recipes",
+    "protocols",
     "methods",
     "check-data",
     "prepare",

@@ -78,6 +78,7 @@ def output(options: argparse.Namespace, seed: int) -> Path:
 
 def report(result: dict[str, Any], folder: Path, state: str) -> None:
     """Two lines for people, on rank 0."""
+    from kd.commands.evaluate import absent_note
     from kd.distributed import is_main
 
     if is_main():
@@ -87,3 +88,5 @@ def report(result: dict[str, Any], folder: Path, state: str) -> None:
         cost = result["cost"]
         print(f"{folder}: {state}")
         print(f"mIoU {shown} ({split}, last checkpoint), {result['steps']} steps, {cost['seconds_per_step']:.3f} s/step")
+        if result["last"][split].get("absent_but_predicted"):
+            print(absent_note(result["last"][split]))

@@ -102,6 +102,11 @@ def _continues(old: Any, new: Mapping[str, Any]) -> bool:
     return isinstance(old, dict) and old.get("name", new.get("name")) == new.get("name", old.get("name"))
 
 
+def origin(origins: Origins, path: str) -> str:
+    """Who set a leaf, or something below it."""
+    return origins.get(path) or next((origins[name] for name in origins if name.startswith(f"{path}.")), "default")
+
+
 def annotated(tree: Tree, origins: Origins, prefix: str = "", depth: int = 0) -> Iterable[str]:
     """Lines of YAML; each leaf says in a comment who set it."""
     for key, value in tree.items():
@@ -111,5 +116,5 @@ def annotated(tree: Tree, origins: Origins, prefix: str = "", depth: int = 0) ->
             yield from annotated(value, origins, f"{path}.", depth + 1)
         else:
             text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").rstrip()
-            source = origins.get(path) or next((origins[name] for name in origins if name.startswith(f"{path}.")), "default")
+            source = origin(origins, path)
             yield f"{indent}{key}: {text}".ljust(56) + f" # {source}\n"

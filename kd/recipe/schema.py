@@ -202,12 +202,12 @@ LATER: Tree = {
     "student.separable": False,
     "student.pixels": False,
     "student.normed": False,
-    "schedule.optimizer.learning_rate.ends_at": 0.0,
-    "evaluation.predictor.pad": "corner",
+    "learning_rate.ends_at": 0.0,
+    "predictor.pad": "corner",
     "evaluation.quick": False,
 }
-"""Keys that came when there were runs already, and what those runs did. They are no part of a fingerprint at that value, so
-that what was trained before is still known."""
+"""Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
+fingerprint, so that what was trained before is still known."""
 
 
 def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY) -> str:
@@ -215,11 +215,17 @@ def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY) -> str:
     values = {part: plain(recipe)[part] for part in parts}
     if "data" in values:
         values["data"].pop("root", None)  # where the files lie changes no number
-    for path, before in LATER.items():
-        *outer, key = path.split(".")
-        branch = values
-        for name in outer:
-            branch = branch.get(name) or {}
-        if branch.get(key) == before:
-            del branch[key]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_known_before(values), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def came_later(path: str, value: Any) -> bool:
+    """Whether a dotted key is one of ``LATER``, at the value that was the only one before."""
+    return any(f".{path}".endswith(f".{end}") and value == before for end, before in LATER.items())
+
+
+def _known_before(values: Any, path: str = "") -> Any:
+    """Without the keys that came later."""
+    if isinstance(values, dict):
+        inner = {key: (f"{path}.{key}", value) for key, value in values.items()}
+        return {key: _known_before(value, where) for key, (where, value) in inner.items() if not came_later(where, value)}
+    return [_known_before(value, path) for value in values] if isinstance(values, list) else values

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kd.recipe.schema import came_later
+
 
 def flat(values: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Leaves by dotted key; where the data lies (``data.root``) is none, since it changes no number."""
@@ -16,10 +18,14 @@ def flat(values: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys of the parts that differ, with both values (None where a side has no such key)."""
+    """Dotted keys of the parts that differ, with both values (None where a side has no such key).
+
+    A key that came later than one of the recipes does not differ where it says what was done before.
+    """
     first, second = (dict(leaf for part in parts for leaf in flat(recipe.get(part), part)) for recipe in (one, other))
     keys = [*first, *(key for key in second if key not in first)]
-    return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
+    found = {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
+    return {key: values for key, values in found.items() if None not in values or not any(came_later(key, v) for v in values)}
 
 
 def covers(allowed: tuple[str, ...], key: str) -> bool:

@@ -36,6 +36,11 @@ def about(block: Block) -> list[str]:
     ]
     if block.group.matched:
         lines.append(_matched(block))
+    absent = {run.last[run.reported_on].get("absent_but_predicted", "") for row in block.rows for run in row.runs} - {""}
+    if names := dict.fromkeys(name for text in sorted(absent) for name in text.split(", ")):
+        lines.append(
+            f"No label of the split contains {', '.join(names)}: runs that predict them all the same count them 0 in mIoU"
+        )
     if block.allowed:
         lines.append(f"Allowed to differ between rows: {', '.join(block.allowed)}")
     return lines

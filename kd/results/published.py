@@ -13,12 +13,16 @@ from kd.recipe.library import library
 
 
 class Protocol(Config):
-    """How a column was trained and measured; two numbers compare only where these agree."""
+    """How a column was trained and measured; two numbers compare only where these agree.
+
+    ``keys`` are those of our recipes by which a run is known to follow it.
+    """
 
     checkpoint: str
     inference: str
     training: str
     initialisation: str
+    keys: dict[str, Any] = Field(default_factory=dict)
 
 
 class Source(Config):
@@ -30,7 +34,10 @@ class Source(Config):
 
 
 class Number(Config):
-    """One published mIoU in percent. ``table`` marks the cells of the benchmark table; ``method`` null is the baseline."""
+    """One published mIoU in percent. ``table`` marks the cells of the benchmark table; ``method`` null is the baseline.
+
+    ``keys`` are its own, beside those of its protocol; ``note`` is told wherever it is quoted.
+    """
 
     dataset: str
     student: str
@@ -43,6 +50,7 @@ class Number(Config):
     pretrained: bool = True
     table: bool = False
     note: str = ""
+    keys: dict[str, Any] = Field(default_factory=dict)
 
 
 class Published(Config):

@@ -5,18 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kd.recipe.schema import came_later
+from kd.results.differences import flat
 from kd.results.names import DATASETS, METHODS, dataset_label, is_plain, student_label
 from kd.results.published import Number, Published
 from kd.results.render import Table
 from kd.results.runs import Run
 
+MARK = "†"
+"""Of published numbers on other labels."""
+TOLD = 4
+"""How many differing keys a footnote names."""
+
 
 @dataclass(frozen=True)
 class Quote:
-    """A published number, and the baseline published under the same protocol (None: there is none)."""
+    """A published number, and the baseline published under the same protocol (None: there is none).
+
+    ``differs`` tells the keys in which the run that it stands beside does not follow that protocol.
+    """
 
     number: Number
     baseline: Number | None
+    differs: tuple[str, ...] = ()
 
     @property
     def delta(self) -> float | None:
@@ -41,7 +52,16 @@ def quote(published: Published, run: Run) -> Quote | None:
         and number.pretrained == bool(run.recipe["student"].get("pretrained", True))
     ]
     ours.sort(key=lambda n: (n.split != run.reported_on, not n.table, published.sources[n.source].kind == "issue"))
-    return Quote(ours[0], _baseline(published, ours[0])) if ours else None
+    return Quote(ours[0], _baseline(published, ours[0]), _differs(published, ours[0], run)) if ours else None
+
+
+def _differs(published: Published, number: Number, run: Run) -> tuple[str, ...]:
+    """E.g. ``schedule.batch 8 (16)``."""
+    leaves = dict(leaf for part in run.recipe for leaf in flat(run.recipe[part], part))
+    wanted = {**published.protocols[number.protocol].keys, **number.keys}
+    lacking = {key for key, value in wanted.items() if key not in leaves and came_later(key, value)}
+    found = {key: leaves.get(key, "-") for key in wanted if key not in lacking}
+    return tuple(f"{key} {value} ({wanted[key]})" for key, value in found.items() if value != wanted[key])
 
 
 def _baseline(published: Published, number: Number) -> Number | None:
@@ -59,6 +79,11 @@ def told(published: Published, one: Quote) -> str:
     if one.delta is not None and one.baseline:
         theirs = published.sources[one.baseline.source]
         text += f". Its baseline: {one.baseline.miou:.2f}, {theirs.title}, {theirs.where}"
+    if one.number.note:
+        text += f". Note: {one.number.note}"
+    if one.differs:
+        more = f", and {len(one.differs) - TOLD} more" if len(one.differs) > TOLD else ""
+        text += f". This row is not of the published setting: {', '.join(one.differs[:TOLD])}{more}"
     return text
 
 
@@ -77,14 +102,29 @@ def benchmark(published: Published) -> Table:
     for source in dict.fromkeys(number.source for number in cells):
         methods = dict.fromkeys(METHODS.get(str(n.method), str(n.method)) for n in cells if n.source == source)
         notes.append(f"{', '.join(methods)} from {published.sources[source].title}, {published.sources[source].where}")
+    for note in dict.fromkeys(number.note for number in cells if number.note):
+        noted = [number for number in cells if number.note == note]
+        whose = dict.fromkeys(
+            f"{METHODS.get(str(n.method), str(n.method))} on {DATASETS.get(n.dataset, n.dataset)}" for n in noted
+        )
+        notes.append(f"{MARK * any(_on_other_labels(n) for n in noted)}{', '.join(whose)}: {note}")
     return Table("", header, rows, tuple(notes))
 
 
 def _line(published: Published, dataset: str, student: str) -> tuple[str, ...]:
     found = [published.cell(dataset, student, method) for method in published.methods]
     best = max(number.miou for number in found if number)
-    texts = ["-" if n is None else f"**{n.miou:.2f}**" if n.miou == best else f"{n.miou:.2f}" for n in found]
+    texts = ["-" if n is None else f"**{_cell(n)}**" if n.miou == best else _cell(n) for n in found]
     return (DATASETS.get(dataset, dataset), student, *texts)
+
+
+def _cell(number: Number) -> str:
+    return f"{number.miou:.2f}{MARK * _on_other_labels(number)}"
+
+
+def _on_other_labels(number: Number) -> bool:
+    """Whether a number was measured on other data than ours are by default."""
+    return any(key.startswith("data.") for key in number.keys)
 
 
 def benchmark_records(published: Published) -> list[dict[str, Any]]:
