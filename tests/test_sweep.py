@@ -260,7 +260,8 @@ def test_every_sweep_expands_and_has_baseline_and_seeds(path: Path) -> None:
     rows = Counter(point.label for point in students(found))
     assert min(rows.values()) >= 2
     assert any(point.recipe.method is None for point in students(found))
-    assert [point.role for point in found].count("teacher") == 1
+    distils = any(point.recipe.method is not None for point in students(found))
+    assert [point.role for point in found].count("teacher") == int(distils)
 
 
 def test_a_student_may_teach(recipes: Path) -> None:

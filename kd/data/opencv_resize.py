@@ -18,11 +18,12 @@ def opencv_window(image: Tensor, labels: Tensor, geometry: Geometry, rows: range
     height, width = labels.shape
     above, below, down = _neighbours(rows, height, geometry.scale)
     left, right, across = _neighbours(columns, width, geometry.scale)
-    first = int(left[0])
-    part = image[:, :, first : int(right[-1]) + 1]
-    mixed = part[:, above].float().lerp_(part[:, below].float(), down[:, None])
-    mixed = mixed[..., left - first].lerp_(mixed[..., right - first], across)
-    nearest = labels[_floor(rows, height, geometry.scale)][:, _floor(columns, width, geometry.scale)]
+    first = int(above[0])
+    part = image[:, first : int(below[-1]) + 1]
+    mixed = part.index_select(2, left).float().lerp_(part.index_select(2, right).float(), across)
+    mixed = mixed.index_select(1, above - first).lerp_(mixed.index_select(1, below - first), down[:, None])
+    nearest = labels.index_select(0, _floor(rows, height, geometry.scale))
+    nearest = nearest.index_select(1, _floor(columns, width, geometry.scale))
     return mixed.round_().to(torch.uint8), nearest.unsqueeze(0)
 
 
