@@ -102,7 +102,7 @@ class Geometry(NamedTuple):
     top: int
     left: int
     flipped: bool
-    scale: float = 1.0
+    scale: float
 
 
 @dataclass(frozen=True)

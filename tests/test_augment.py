@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from kd.data.augment import Augmentation, augment, draw, replay
+from kd.data.opencv_resize import opencv_window
 from kd.seeds import generator
 from kd.types import IGNORE, Geometry
 
@@ -57,13 +58,40 @@ def test_labels_stay_on_their_pixels_and_padding_is_filled_and_ignored(axis: int
 def test_where_a_small_image_lies(pad: str, rows: tuple[int, int], columns: tuple[int, int], flip: float) -> None:
     image, labels = noise((20, 30))
     crop, target, geometry = augment(config(scale=(1, 1), pad=pad, flip=flip), image, labels, generator(0))
-    assert geometry == Geometry(20, 30, -rows[0], -columns[0], flip == 1)
+    assert geometry == Geometry(20, 30, -rows[0], -columns[0], flip == 1, 1.0)
     if flip:
         crop, target = crop.flip(2), target.flip(1)
     expected = torch.full((32, 41), IGNORE, dtype=torch.uint8)
     expected[slice(*rows), slice(*columns)] = labels
     assert torch.equal(target, expected)
     assert torch.equal(crop[:, slice(*rows), slice(*columns)], image)
+
+
+@pytest.mark.parametrize("scale", [0.37, 0.5, 0.8, 1.0, 1.3, 1.999])
+@pytest.mark.parametrize("size", [(20, 30), (33, 17)])
+def test_opencv_resizing_is_its_definition(scale: float, size: tuple[int, int]) -> None:
+    """Bilinear between pixel centres at index / scale, labels at its floor; pixel by pixel, and the same for any window."""
+    image, labels = noise(size)
+    height, width = (round(side * scale) for side in size)
+    geometry = Geometry(height, width, 0, 0, False, scale)
+    whole, target = opencv_window(image, labels, geometry, range(height), range(width))
+    for row, column in ((0, 0), (height - 1, width - 1), (height // 2, width // 3)):
+        y, x = (min(max((index + 0.5) / scale - 0.5, 0), side - 1) for index, side in zip((row, column), size, strict=True))
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, size[0] - 1), min(left + 1, size[1] - 1)
+        corners = [[image[:, i, j].double() for j in (left, right)] for i in (top, bottom)]
+        lines = [a + (b - a) * (x - left) for a, b in corners]
+        expected = lines[0] + (lines[1] - lines[0]) * (y - top)
+        assert (whole[:, row, column].double() - expected).abs().max() <= 0.51
+        nearest = (min(int(index * (1 / scale)), side - 1) for index, side in zip((row, column), size, strict=True))
+        assert target[0, row, column] == labels[tuple(nearest)]
+    rows, columns = range(height // 4, height - 1), range(1, width // 2 + 1)
+    part, marks = opencv_window(image, labels, geometry, rows, columns)
+    assert torch.equal(part, whole[:, rows.start : rows.stop, columns.start : columns.stop])
+    assert torch.equal(marks, target[:, rows.start : rows.stop, columns.start : columns.stop])
+    if scale == 1:
+        assert torch.equal(whole, image)
+        assert torch.equal(target[0], labels)
 
 
 def test_every_offset_is_drawn_the_last_one_included() -> None:

@@ -96,7 +96,7 @@ class Whole(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str, Geometry]:
         image, labels = self.data.read(index)
-        return image, labels, self.data.identity(index), Geometry(int(labels.shape[0]), int(labels.shape[1]), 0, 0, False)
+        return image, labels, self.data.identity(index), Geometry(int(labels.shape[0]), int(labels.shape[1]), 0, 0, False, 1.0)
 
 
 def collate(samples: Sequence[tuple[Tensor, Tensor, str, Geometry]]) -> Batch:
