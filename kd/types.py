@@ -53,6 +53,32 @@ def resample(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
+def check_image(image: Tensor) -> None:
+    """Refuse what is no batch of RGB images as networks and teachers take them.
+
+    Raises:
+        ValueError: it is not ``B 3 H W``, or floats lie outside [0, 1].
+    """
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(
+            f"image is {tuple(image.shape)}; it must be B 3 H W, RGB: add the batch's axis with image[None], repeat one "
+            "channel with image.expand(-1, 3, -1, -1)"
+        )
+    if image.is_floating_point() and not torch.compiler.is_compiling():
+        low, high = (float(value) for value in image.detach().aminmax())
+        if low < -LEEWAY or high > 1 + LEEWAY:
+            raise ValueError(
+                f"image holds floats from {low:.3g} to {high:.3g}; give uint8 of 0 to 255, or floats of 0 to 1 (image / 255). "
+                "Networks and teachers normalise them themselves"
+            )
+    elif not image.is_floating_point() and image.dtype != torch.uint8:
+        raise ValueError(f"image is {image.dtype}; give uint8 of 0 to 255, or floats of 0 to 1")
+
+
+LEEWAY = 0.01
+"""By how much floats may leave [0, 1], as interpolated ones do."""
+
+
 def grey_levels(image: Tensor) -> Tensor:
     """Images, uint8 or floats in [0, 1], as float32 in [0, 255]."""
     return image * 255 if image.is_floating_point() else image.float()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kd.config import ConfigError
 from kd.lookup import lookup
 from kd.losses.label_smoothing import LabelSmoothing, soften
-from kd.losses.loss import Loss
+from kd.losses.loss import Loss, checked_labels
 from kd.losses.mixture import Mixture, check_weights
 from kd.methods.method import Method
 from kd.networks.network import Network
@@ -33,6 +33,10 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
         """All terms of one batch; in a stage where the student rests it does not look, and there is no task loss."""
         outputs = None if self.rests else self.student(batch.image)
+        with checked_labels():  # the loader has looked at every crop
+            return self._terms(outputs, batch, teacher)
+
+    def _terms(self, outputs: Outputs | None, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         if self.task is not None and outputs is not None:
             target, keep = batch.target, None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.types import Outputs, Sizes, grey_levels
+from kd.types import Outputs, Sizes, check_image, grey_levels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -77,7 +77,12 @@ class Pixels(nn.Module):
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """float32 ``B 3 H W``."""
+        """float32 ``B 3 H W``.
+
+        Raises:
+            ValueError: the image is not ``B 3 H W``, or holds floats outside [0, 1].
+        """
+        check_image(image)
         ordered = image.flip(1) if self.bgr else image
         return (grey_levels(ordered).to(self.mean.dtype) * self.scale - self.mean) / self.std
 

@@ -149,6 +149,16 @@ def test_an_image_is_cut_anew_in_each_pass() -> None:
     assert len(cuts) == len(set(cuts)) == 8
 
 
+def test_labels_of_any_data_set_are_looked_at_before_they_train() -> None:
+    class Wrong(Tiles):
+        def read(self, index: int) -> tuple[Tensor, Tensor]:
+            image, labels = super().read(index)
+            return image, torch.full_like(labels, 77)
+
+    with pytest.raises(LabelError, match=r"tile\d: .* pixels hold label 77; labels must be 0\.\.1, or 255"):
+        list(training_batches(Wrong(7), CROP, seed=3, batch=4, first=0, last=1))
+
+
 def test_batches_have_the_promised_types() -> None:
     batch = training(last=1)[0]
     assert (batch.image.shape, batch.image.dtype) == ((4, 3, 16, 24), torch.uint8)

@@ -18,7 +18,7 @@ from kd.config import ConfigError
 from kd.losses.cross_entropy import CrossEntropy
 from kd.losses.kl import KL, logit_kl
 from kd.losses.label_smoothing import LabelSmoothing, boundary, soften
-from kd.losses.loss import Loss
+from kd.losses.loss import Loss, checked_labels
 from kd.losses.lovasz import LovaszSoftmax, lovasz_softmax
 from kd.losses.mixture import Mixture, check_weights, weighted_sum
 from kd.losses.overlap import JaccardMetricLoss, cardinalities
@@ -767,3 +767,36 @@ def test_kd_brings_the_student_to_the_teachers_grid(align_corners: bool) -> None
     found = method(Outputs(student, align_corners=align_corners), Outputs(teacher), labels)["kl"]
     fine = F.interpolate(student, (H, W), mode="bilinear", align_corners=align_corners)
     torch.testing.assert_close(found, logit_kl(fine, teacher, labels[:, ::2, ::2] != IGNORE))
+
+
+# --------------------------------------------------------------------------------------- labels that are neither nor
+
+
+@pytest.mark.parametrize("value", [-100, -1, K, 77, 254])
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), JaccardMetricLoss(), KL(), LovaszSoftmax()], ids=lambda loss: type(loss).__name__
+)
+def test_a_label_that_is_no_class_is_refused(loss: Loss, value: int) -> None:
+    """It would count as a pixel and cost nothing: all labels 77 gave a loss of 0."""
+    target = hard().index_put((torch.tensor(0), torch.tensor(1), torch.tensor(2)), torch.tensor(value))
+    with pytest.raises(ValueError, match=rf"1 pixels hold label {value}; labels are 0\.\.{K - 1}, or 255 \(ignore_index\)"):
+        loss(scores(), target)
+    keep = torch.ones_like(target, dtype=torch.bool)
+    keep[0, 1, 2] = False
+    assert loss(scores(), target, keep & (target != IGNORE)).isfinite()  # ignored by the mask, whatever it holds
+    with checked_labels():
+        assert loss(scores(), target).isfinite()
+    with pytest.raises(ValueError, match="pixels hold label"):
+        loss(scores(), target)  # the promise ends with its block
+
+
+def test_another_ignored_value_and_none() -> None:
+    target = hard(ignored=False).masked_fill(hard() == IGNORE, -1)
+    assert CrossEntropy(ignore_index=-1)(scores(), target).isfinite()
+    with pytest.raises(ValueError, match=r"or None \(ignore_index\)"):
+        CrossEntropy(ignore_index=None)(scores(), target)
+
+
+def test_softening_refuses_them_too() -> None:
+    with pytest.raises(ValueError, match="hold label 77"):
+        soften(torch.full((1, 4, 4), 77), K, LabelSmoothing())

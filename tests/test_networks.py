@@ -14,6 +14,7 @@ from kd.networks import sync_batch_norm as module
 from kd.networks.build import build_network, network_config
 from kd.networks.network import Network
 from kd.networks.sync_batch_norm import CrossRankBatchNorm, CrossRankBatchNormAct, synchronise
+from teachers.foreign import Pixels
 
 BACKBONES = ["resnet18", "resnet18d", "mobilenetv2_100", "efficientnet_b0"]
 
@@ -221,3 +222,29 @@ def test_a_synchronised_network_computes_the_same(backbone: str, monkeypatch: py
     torch.testing.assert_close(*results, atol=1e-9, rtol=1e-9)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(synchronised.state_dict()[name], value, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            torch.rand(1, 3, 32, 32) * 255,
+            r"floats from .* to 25.*; give uint8 of 0 to 255, or floats of 0 to 1 \(image / 255\)",
+        ),
+        (torch.randn(1, 3, 32, 32), "floats from -"),
+        (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), r"is \(1, 1, 32, 32\); it must be B 3 H W"),
+        (torch.zeros(3, 32, 32, dtype=torch.uint8), r"is \(3, 32, 32\); it must be B 3 H W.*image\[None\]"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.int64), "is torch.int64; give uint8"),
+    ],
+)
+def test_what_is_no_image_is_refused(image: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network()(image)
+    with pytest.raises(ValueError, match=message):
+        Pixels((0.5,) * 3, (0.2,) * 3)(image)
+
+
+def test_floats_and_bytes_are_the_same_image() -> None:
+    student, image = network().eval(), images()
+    torch.testing.assert_close(student(image / 255).logits, student(image).logits)
+    torch.testing.assert_close(Pixels((0.5,) * 3, (0.2,) * 3)(image / 255), Pixels((0.5,) * 3, (0.2,) * 3)(image))

@@ -16,10 +16,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kd.config import ConfigError
 from kd.data.augment import Augmentation, augment
-from kd.data.dataset import Dataset
+from kd.data.dataset import Dataset, check_labels
 from kd.data.lazy_torchvision import functional
 from kd.seeds import derive, generator
-from kd.types import Batch, Geometry
+from kd.types import IGNORE, Batch, Geometry
 
 
 class Draw(NamedTuple):
@@ -79,12 +79,14 @@ class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
     """Augmented samples by :class:`Draw`."""
 
     def __init__(self, data: Dataset, config: Augmentation, seed: int) -> None:
-        self.data, self.config, self.seed = data, config, seed
+        self.data, self.config, self.seed, self.classes = data, config, seed, len(data.classes)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, str, Geometry]:
         image, labels = self.data.read(draw.number)
         source = generator(self.seed, "augment", draw.epoch, draw.number)
         crop, target, geometry = augment(self.config, image, labels, source)
+        if ((target >= self.classes) & (target != IGNORE)).any():
+            check_labels(target, self.classes, self.data.identity(draw.number))
         return crop, target, self.data.identity(draw.number), geometry
 
 

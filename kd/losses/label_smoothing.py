@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kd.config import Config
-from kd.losses.loss import one_hot
+from kd.losses.loss import check_labels, one_hot
 from kd.types import IGNORE
 
 
@@ -47,8 +47,12 @@ def soften(target: Tensor, classes: int, config: LabelSmoothing, ignore_index: i
     """Hard labels ``B H W`` to probabilities ``B K H W`` and the keep mask ``B H W``.
 
     Smoothed pixels become ``(1 - eps) onehot + eps / K``; other labelled pixels stay one-hot; ignored pixels are all zero.
+
+    Raises:
+        ValueError: a label is neither a class nor ignored.
     """
     keep = target != ignore_index
+    check_labels(target, keep, classes, ignore_index)
     smoothed = keep if config.where == "everywhere" else boundary(target, config.window, ignore_index)
     hard = (one_hot(target, classes) & keep.unsqueeze(1)).float()
     soft = hard * (1 - config.epsilon) + config.epsilon / classes

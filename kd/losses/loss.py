@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
@@ -16,7 +19,7 @@ class Loss(nn.Module):
     """Base of the losses: ``loss(logits, target, keep=None) -> scalar``.
 
     ``logits``  ``B K *`` with any spatial shape
-    ``target``  integers ``B *`` (hard; ``ignore_index`` marks pixels without label) or floats ``B K *`` (soft)
+    ``target``  integers ``B *`` (hard: classes, and ``ignore_index`` for pixels without label) or floats ``B K *`` (soft)
     ``keep``    optional bool ``B *``; False pixels count for nothing. It replaces ``ignore_index`` where given.
 
     With several processes the value is that of the whole batch, on every rank, and its gradient is right after
@@ -24,7 +27,7 @@ class Loss(nn.Module):
 
     Raises:
         ConfigError: a knob is unknown or out of range.
-        ValueError: shapes of logits, target and keep do not fit.
+        ValueError: shapes of logits, target and keep do not fit, or a label that counts is no class.
     """
 
     class Config(Named):
@@ -55,12 +58,49 @@ def is_hard(target: Tensor) -> bool:
     return not target.is_floating_point()
 
 
+_CHECKED: ContextVar[bool] = ContextVar("labels are checked", default=False)
+
+
+@contextmanager
+def checked_labels() -> Iterator[None]:
+    """In here labels are known to be classes or ignored, and losses look no more: on a GPU a look waits for the device."""
+    before = _CHECKED.set(True)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(before)
+
+
 def kept_pixels(logits: Tensor, target: Tensor, keep: Tensor | None, ignore_index: int | None) -> Tensor:
     """The mask ``B *`` of pixels that count.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or a label that counts is no class.
     """
+    mask = _mask(logits, target, keep, ignore_index)
+    if is_hard(target):
+        check_labels(target, mask, logits.shape[1], ignore_index)
+    return mask
+
+
+def check_labels(target: Tensor, mask: Tensor, classes: int, ignore_index: int | None) -> None:
+    """Refuse hard labels that count and are no class, which would cost nothing; not inside :func:`checked_labels`.
+
+    Raises:
+        ValueError: naming values, classes and ``ignore_index``.
+    """
+    if _CHECKED.get():
+        return
+    wrong = target[mask & ((target < 0) | (target >= classes))]
+    if len(wrong):
+        values = ", ".join(str(value) for value in wrong.unique().tolist()[:8])
+        raise ValueError(
+            f"target: {len(wrong)} pixels hold label {values}; labels are 0..{classes - 1}, or {ignore_index} (ignore_index) "
+            "for pixels without one. Map the labels, or give keep= or another ignore_index"
+        )
+
+
+def _mask(logits: Tensor, target: Tensor, keep: Tensor | None, ignore_index: int | None) -> Tensor:
     pixels = logits.shape[:1] + logits.shape[2:]
     expected = pixels if is_hard(target) else logits.shape
     if target.shape != expected:

@@ -14,7 +14,7 @@ from kd.config import ConfigError, Named
 from kd.distributed import world_size
 from kd.networks.backbone import Levels, build_backbone, levels_of
 from kd.networks.initialisation import LastConv, initialise
-from kd.types import Outputs, Sizes
+from kd.types import Outputs, Sizes, check_image
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1, groups: int = 1) -> nn.Sequential:
@@ -151,7 +151,12 @@ class Network(nn.Module, ABC):
         return AuxHead(levels.channels[-2], self.classes, self.config)
 
     def forward(self, image: Tensor) -> Outputs:
-        """Outputs at the network's own stride."""
+        """Outputs at the network's own stride.
+
+        Raises:
+            ValueError: the image is not ``B 3 H W``, or holds floats outside [0, 1].
+        """
+        check_image(image)
         scaled = image.to(self.mean.dtype) / 255 if image.dtype == torch.uint8 else image
         pyramid = levels_of(self.backbone, (scaled - self.mean) / self.std)
         logits, embedding = self.head(pyramid)
