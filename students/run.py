@@ -25,6 +25,7 @@ from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
 from kd.seeds import seed_everything
 from students import checkpoint
+from students.data_check import look_at_data
 from students.environment import environment, peak_memory_mb
 from students.examining.examiner import Examiner
 from students.examining.previews import write_samples
@@ -86,8 +87,7 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(recipe.run.deterministic, warn_only=True)
     examiner = Examiner(recipe, train_data.classes, device)
-    for data in (train_data, *examiner.data.values()):
-        data.read(0)  # wrong classes and foreign formats show in the first pair, before anything is written
+    look_at_data(recipe, train_data, examiner.data)  # before anything is written
     trainer = build_trainer(recipe, folder, teacher, train_data, device)
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.networks.build import build_network, network_config
+from kd.networks.weight_files import file_mark, read_state_dict
 from kd.types import Outputs
 from teachers.cirkd_names import Weights, architecture, ours
 from teachers.foreign import by_number
 from teachers.teacher import Teacher
-from teachers.weight_files import file_mark, read_state_dict
 
 MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 

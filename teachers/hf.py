@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, install_hint, matched, measured
 from teachers.teacher import Teacher
-from teachers.weight_files import weights_mark
 
 
 class HfTeacher(Teacher):

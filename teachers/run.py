@@ -9,9 +9,9 @@ from torch import Tensor
 
 from kd.config import ConfigError, InputError
 from kd.networks.build import load_network
+from kd.networks.weight_files import file_mark
 from kd.types import Outputs
 from teachers.teacher import Teacher
-from teachers.weight_files import file_mark
 
 
 class RunTeacher(Teacher):

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import Pixels, by_number, install_hint, measured
 from teachers.teacher import Teacher
-from teachers.weight_files import weights_mark
 
 Triple = tuple[float, float, float]
 

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.networks.weight_files import read_state_dict, weights_mark
 from kd.types import Outputs
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_number, install_hint, matched, measured
 from teachers.teacher import Teacher
-from teachers.weight_files import read_state_dict, weights_mark
 
 RESNET_LEVELS = ("layer1", "layer2", "layer3")
 CLASSIFIERS = ("classifier.4.weight", "classifier.low_classifier.weight")

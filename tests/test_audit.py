@@ -155,7 +155,8 @@ def test_binary_masks_whose_255_is_ignored_by_mistake_are_noticed(tmp_path: Path
     found = audit(config(tmp_path, classes=["background", "crack"]), splits=["train"])
     assert told(found) == [("train", "crack")]
     assert "no pixel of train has this class" in found.offences[0].message
-    assert "what is ignored (33% of all pixels)" in found.offences[0].message
+    assert "(33% of all pixels are ignored)" in found.offences[0].message
+    assert found.offences[0].message.endswith("where 255 means crack, say 'data.classes={0: background, 255: crack}'")
 
 
 def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:

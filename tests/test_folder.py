@@ -16,6 +16,8 @@ from PIL import Image
 from test_data import told
 from tiny import execute, tiny
 
+from kd.commands.evaluate import coverage
+from kd.commands.train import report
 from kd.config import ConfigError, InputError, validate
 from kd.data.build import open_split
 from kd.data.dataset import LabelError
@@ -27,6 +29,7 @@ from kd.data.mask_coding import palette
 from kd.data.reading import BrokenFileError
 from kd.recipe.loading import describe, load
 from kd.recipe.schema import build, fingerprint
+from kd.results.runs import load_runs
 from kd.types import IGNORE
 
 SIZE = (12, 16)
@@ -112,7 +115,9 @@ def test_values_of_16_bits_are_mapped(tmp_path: Path) -> None:
 def test_binary_masks_of_0_and_255_are_two_classes(tmp_path: Path) -> None:
     labels = read_mask(tmp_path, (MASK > 0).astype(np.uint8) * 255, classes={0: "background", 255: "crack"}, ignore=[])
     assert (labels == (MASK > 0)).all()
-    message = refused(lambda: config(tmp_path, classes={0: "background", 255: "crack"}))
+    assert config(tmp_path, classes={0: "background", 255: "crack"}).ignore == ()
+    assert config(tmp_path, classes={0: "background", 1: "crack"}).ignore == (255,)
+    message = refused(lambda: config(tmp_path, classes={0: "background", 255: "crack"}, ignore=[255]))
     assert message == "data: the mask value 255 is a class and ignored; set data.ignore=[] or to another value"
 
 
@@ -474,7 +479,7 @@ def test_mixed_sizes_train_by_crops_and_are_evaluated_one_by_one(tmp_path: Path)
         put(tmp_path / "images" / f"{number}.png", photo(30 * number, size))
         put(tmp_path / "masks" / f"{number}.png", np.full(size, number % 3, np.uint8))
     data = config(tmp_path, portions={"train": 0.5, "val": 0.25, "test": 0.25}).model_dump(mode="json")
-    recipe = tiny(data=data, evaluation={"batch": 1})
+    recipe = tiny(data=data, evaluation={"batch": 1}, run={"absent_classes": "allow"})
     result = execute(recipe, tmp_path / "run")
     assert result["steps"] == 6
     assert set(result["last"]["test"]["iou"]) == set(CLASSES)
@@ -491,3 +496,60 @@ def test_resize_and_workers_that_start_anew(tmp_path: Path) -> None:
     assert torch.equal(image, data.read(1)[0])
     painted_data = read_mask(tmp_path / "painted", painted("RGB"), classes=None, colours=COLOURS)
     assert painted_data.dtype == np.uint8
+
+
+# ----------------------------------------------------------------------------------------------- classes without a pixel
+
+
+def cracks(root: Path, crack: int) -> dict[str, Any]:
+    """Six pairs whose masks hold 0 and another value; the last one holds 0 alone."""
+    for number in range(6):
+        put(root / "images" / f"{number}.png", photo(number, (40, 40)))
+        mask = np.zeros((40, 40), np.uint8)
+        mask[10:20, 10:20] = crack if number < 5 else 0
+        put(root / "masks" / f"{number}.png", mask)
+    (root / "train.txt").write_text("0\n1\n2\n3\n")
+    (root / "val.txt").write_text("4\n")
+    (root / "test.txt").write_text("5\n")
+    return {"name": "folder", "root": str(root)}
+
+
+def test_a_class_without_a_pixel_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Masks of 0 and 255 ended with 'mIoU 100.00' of the background alone, because 255 is ignored by default."""
+    data = {**cracks(tmp_path, 255), "classes": ["background", "crack"]}
+    with pytest.raises(ConfigError) as failure:
+        execute(tiny(data=data), tmp_path / "run")
+    message = str(failure.value)
+    assert message.startswith("data: no pixel of the 4 training images is crack, which therefore cannot be learned; ")
+    assert "where 255 means crack, say 'data.classes={0: background, 255: crack}'" in message
+    assert message.endswith("run.absent_classes=allow")
+    assert not (tmp_path / "run").exists()
+    result = execute(tiny(data=data, run={"absent_classes": "allow"}), tmp_path / "allowed")
+    assert result["last"]["test"]["absent_classes"] == 1
+
+
+def test_a_score_over_fewer_classes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {**cracks(tmp_path, 255), "classes": {0: "background", 255: "crack"}}
+    result = execute(tiny(data=data), tmp_path / "run")
+    scores = result["last"]["test"]  # an image without a crack
+    counted = 1 + bool(scores["absent_but_predicted"])
+    assert coverage(scores) == (", mIoU over 1 of 2 classes" if counted == 1 else "")
+    assert coverage(result["last"]["val"]) == ""
+    report(result, tmp_path / "run", "finished")
+    told = capsys.readouterr().out
+    assert "mIoU over 1 of 2 classes" in told or "no label of the split contains crack, predicted all the same" in told
+
+
+def test_a_split_without_labels_is_told_before_and_is_not_called_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {**cracks(tmp_path, 1), "classes": ["background", "crack"]}
+    put(tmp_path / "masks" / "5.png", np.full((40, 40), 255, np.uint8))
+    result = execute(tiny(data=data, evaluation={"every": 0}), tmp_path / "runs" / "a")
+    told = capsys.readouterr().err
+    assert "note: no pixel of test has a label, so nothing can be measured on it: its mIoU will be undefined" in told
+    assert told.index("note: no pixel of test") < told.index("training")
+    assert result["last"]["test"]["mIoU"] is None
+    (line,) = load_runs([tmp_path / "runs"]).left_out
+    assert "finished, but mIoU on test is undefined, since no pixel there has a label; `kd evaluate" in line
+    assert "damaged" not in line

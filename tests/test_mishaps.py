@@ -154,7 +154,14 @@ def test_a_broken_mask_ends_the_run_at_once(tmp_path: Path, place: int) -> None:
                 (tmp_path / "data" / kind / split).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(tmp_path / "data" / kind / split / f"{number}.png")
     words = [f"data={{name: folder, root: {tmp_path / 'data'}, classes: [a, b]}}", "augmentation.crop=[32,32]"]
-    words += ["schedule.steps=9", "schedule.batch=4", "run.workers=2", "run.device=cpu", "evaluation.report=val"]
+    words += [
+        "schedule.steps=9",
+        "schedule.batch=4",
+        "run.workers=2",
+        "run.device=cpu",
+        "run.absent_classes=allow",
+        "evaluation.report=val",
+    ]
     command = [sys.executable, "-m", "kd", "train", "shapes/tiny", "ce"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "run"), *words], capture_output=True, text=True, timeout=60, cwd=tmp_path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,6 +18,7 @@ from test_networks import images, network
 
 from kd.config import ConfigError, InputError
 from kd.networks.build import load_network, save_network
+from kd.networks.weight_files import read_state_dict
 
 ROOT = Path(__file__).parents[1]
 CLASSES = list("abcde")
@@ -214,3 +216,23 @@ def test_files_that_are_missing_damaged_or_no_pair_are_told(saved: Path, kind: s
     harm(saved)
     with pytest.raises(InputError, match=f"(?s){message}"):
         load_network(saved)
+
+
+# --- one reader of weight files
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("wrapper", ["", "state_dict", "model", "state_dict_ema"])
+def test_wrappers_and_prefixes_are_dropped_for_students_and_teachers(tmp_path: Path, prefix: str, wrapper: str) -> None:
+    weights = timm.create_model("resnet18").state_dict()
+    found: dict[str, Any] = {f"{prefix}{name}": value for name, value in weights.items()}
+    file = tmp_path / "weights.pth"
+    torch.save({"epoch": 3, wrapper: found} if wrapper else found, file)
+    assert read_state_dict(file, "teacher.path").keys() == weights.keys()
+    loaded = network(backbone="resnet18", pretrained=str(file)).backbone.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
+
+
+def test_a_prefix_of_some_names_alone_stays(tmp_path: Path) -> None:
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "weights.pth")
+    assert set(read_state_dict(tmp_path / "weights.pth", "teacher.path")) == {"module.a", "b"}

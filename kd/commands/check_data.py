@@ -10,7 +10,7 @@ from typing import Any
 from kd.commands._completion import beside, recipes
 
 EPILOG = """examples:
-  kd check-data folder/r18 data.root=~/mine 'data.classes=[background, crack]'
+  kd check-data folder/r18 data.root=~/mine 'data.classes={0: background, 255: crack}'
   kd check-data camvid/r18 data.root=~/camvid --split train --json camvid.json
 
 Needs neither teacher nor network. Exit codes: 0 clean, 2 something to mend (or bad input).

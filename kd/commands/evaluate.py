@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
 def show(scores: dict[str, Any], title: str) -> None:
     """Scores in columns: percent; SCE in per mille."""
-    print(title)
+    print(f"{title}{coverage(scores)}")
     for key, value in scores.items():
         if not isinstance(value, dict | str):
             print(f"  {key:16s} {_text(value):>8s}")
@@ -57,6 +57,13 @@ def show(scores: dict[str, Any], title: str) -> None:
     print("  IoU of each class")
     for name, value in scores["iou"].items():
         print(f"    {name:20s} {_text(value):>8s}")
+
+
+def coverage(scores: dict[str, Any]) -> str:
+    """ ", mIoU over 1 of 2 classes" where labels of some are missing."""
+    values = list((scores.get("iou") or {}).values())
+    counted = sum(value is not None for value in values)
+    return f", mIoU over {counted} of {len(values)} classes" if counted < len(values) else ""
 
 
 def absent_note(scores: dict[str, Any]) -> str:

@@ -37,9 +37,9 @@ def run(options: argparse.Namespace) -> None:
     from kd.config import InputError
     from kd.distributed import local_device
     from kd.networks.build import load_network
+    from kd.networks.weight_files import file_mark
     from students.examining.image_paths import find
     from students.examining.predictions import Writer, chosen_predictor, predict, server, submit
-    from teachers.weight_files import file_mark
 
     items = find(options.inputs, options.output)
     name = "student" if options.checkpoint == "last" else "best"

@@ -78,15 +78,16 @@ def output(options: argparse.Namespace, seed: int) -> Path:
 
 def report(result: dict[str, Any], folder: Path, state: str) -> None:
     """Two lines for people, on rank 0."""
-    from kd.commands.evaluate import absent_note
+    from kd.commands.evaluate import absent_note, coverage
     from kd.distributed import is_main
 
     if is_main():
         split = result["reported_on"]
         miou = result["last"][split]["mIoU"]
         shown = "undefined" if miou is None else f"{miou:.2f}"
+        over = coverage(result["last"][split])
         cost = result["cost"]
         print(f"{folder}: {state}")
-        print(f"mIoU {shown} ({split}, last checkpoint), {result['steps']} steps, {cost['seconds_per_step']:.3f} s/step")
+        print(f"mIoU {shown} ({split}, last checkpoint{over}), {result['steps']} steps, {cost['seconds_per_step']:.3f} s/step")
         if result["last"][split].get("absent_but_predicted"):
             print(absent_note(result["last"][split]))

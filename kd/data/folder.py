@@ -36,7 +36,7 @@ class Folder(Dataset):
         ``mask_suffix``: what masks have behind the image's stem, e.g. ``_mask``; other files beside them are left alone.
         ``classes``: ``[background, road]`` (a mask value is the position), or ``{0: background, 255: crack}`` (value to name;
         the order is the class number). ``colours``: ``{road: [128, 64, 128], ...}``: masks are painted, and read by colour.
-        ``ignore``, ``ignore_colours``: mask values, or colours, that mean no label.
+        ``ignore``, ``ignore_colours``: mask values, or colours, that mean no label; 255 by default, unless it is a class.
         ``lists``: split to list file, which holds an image, or an image and its mask, a line.
         ``portions``: split to its share of the files. ``orphans``: whether images without mask, and masks without image, are
         refused or skipped. ``resize`` (H, W) shrinks what is read.
@@ -54,6 +54,14 @@ class Folder(Dataset):
         portions: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
         orphans: Literal["refuse", "skip"] = "refuse"
         resize: tuple[PositiveInt, PositiveInt] | None = None
+
+        @model_validator(mode="before")
+        @classmethod
+        def _a_class_is_not_ignored(cls, values: Any) -> Any:
+            """The value that is ignored by default may be declared as a class."""
+            classes = values.get("classes") if isinstance(values, dict) else None
+            declared = isinstance(classes, dict) and str(IGNORE) in map(str, classes)
+            return {**values, "ignore": []} if declared and "ignore" not in values else values
 
         @model_validator(mode="after")
         def _makes_sense(self) -> Any:

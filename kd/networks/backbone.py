@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from kd.config import ConfigError, InputError
+from kd.networks.weight_files import read_state_dict
 
 WISHES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
 """Lets transformers take images of any size; left out where timm does not know the key."""
@@ -172,24 +173,20 @@ def _read(network: Any, name: str, file: Path) -> None:
         raise ConfigError(
             f"pretrained: {file} does not exist; give a .pth or .safetensors file, true (timm's weights) or false"
         )
-    from timm.models import load_state_dict
-
+    weights = _plain(read_state_dict(file, "pretrained"))
     # a features-only network renames: layer1.0.conv1 may be layer1_0_conv1 or model.layer1.0.conv1, or keep its name
     own = network.state_dict()
     wanted = {key: key.removeprefix("model.").replace(".", "_") for key in own}
-    try:
-        weights = _plain(load_state_dict(str(file)))
-        missing = [key for key, plain in wanted.items() if plain not in weights and not key.endswith("num_batches_tracked")]
-        if not missing:
-            network.load_state_dict({key: weights.get(plain, own[key]) for key, plain in wanted.items()})
-    except Exception as error:  # damage is reported by many types
-        first = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
-        reason = "pickled objects, refused because they run code" if "weights_only" in str(error) else first
-        raise ConfigError(
-            f"pretrained: {file} holds no weights of {name} ({reason}); give the file of this very backbone"
-        ) from error
+    missing = [key for key, plain in wanted.items() if plain not in weights and not key.endswith("num_batches_tracked")]
     if missing:
         raise ConfigError(
             f"pretrained: {file} lacks {len(missing)} of {len(wanted)} tensors of {name}, first {missing[0]}, which would stay "
             "random; give the file of this very backbone"
         )
+    try:
+        network.load_state_dict({key: weights.get(plain, own[key]) for key, plain in wanted.items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"pretrained: {file} holds no weights of {name} ({reason}); give the file of this very backbone"
+        ) from error

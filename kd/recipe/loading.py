@@ -191,7 +191,14 @@ def shrunk(recipe: Recipe) -> Tree:
         "student": {"pretrained": False},
         "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate * int(os.environ.get("WORLD_SIZE", "1"))},
         "evaluation": {"every": 4, "predictor": {"name": "whole"}},
-        "run": {"workers": 0, "log_every": 1, "checkpoint_every": 4, "previews": 2, "wandb": {"mode": "disabled"}},
+        "run": {
+            "workers": 0,
+            "log_every": 1,
+            "checkpoint_every": 4,
+            "previews": 2,
+            "wandb": {"mode": "disabled"},
+            "absent_classes": "allow",
+        },
     }
     if recipe.teacher is not None:
         overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}}

@@ -98,7 +98,10 @@ class Tracking(Config):
 
 
 class Machine(Config):
-    """What does not change the numbers: processes, logging, files. No part of the fingerprint."""
+    """What does not change the numbers: processes, logging, files. No part of the fingerprint.
+
+    ``absent_classes``: training images in which a class has no pixel are refused, or allowed.
+    """
 
     device: str = "auto"
     deterministic: bool = False
@@ -109,6 +112,7 @@ class Machine(Config):
     previews: int = Field(4, ge=0)
     compile: bool = False
     channels_last: bool = True
+    absent_classes: Literal["refuse", "allow"] = "refuse"
     wandb: Tracking = Tracking()
 
 

@@ -120,8 +120,15 @@ def _finished(folder: Path) -> Run:
         needed = {name: result[name] for name in FIELDS}
         run = Run(folder, _recipe(folder), **needed, plan=_plan(folder), agreement=result.get("agreement"))
         missing = [part for part in IDENTITY if part not in run.parts]
-        if result["status"] != "finished" or missing or not isinstance(run.miou(), float) or not run.cost["seconds_per_step"]:
-            raise KeyError(", ".join(missing) or "mIoU")
+        if result["status"] != "finished" or missing or not run.cost["seconds_per_step"]:
+            raise KeyError(", ".join(missing) or "cost")
+        if run.miou() is None:
+            raise InputError(
+                f"{folder}: finished, but mIoU on {run.reported_on} is undefined, since no pixel there has a label; `kd "
+                f"evaluate {folder} --split SPLIT` measures another split, evaluation.report=SPLIT makes runs report it"
+            )
+        if not isinstance(run.miou(), float):
+            raise KeyError("mIoU")
     except InputError:
         raise
     except (OSError, ValueError) as error:

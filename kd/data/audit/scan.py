@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,9 @@ from kd.config import ConfigError, InputError
 from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.folder_layout import OrphanError
+from kd.data.presence import Seen, Shower, advice
 from kd.lookup import lookup
 from kd.types import IGNORE
-
-Shower = Callable[[Any, str], Iterable[Any]]
-"""Wraps a sized iterable, and a title, with a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +166,10 @@ def _absent(found: Audit, split: str) -> None:
     if not absent or not found.samples[split]:
         return
     if split == "train":
-        ignored = totals[IGNORE] / totals.sum()
-        advice = f"check the class list and what is ignored ({ignored:.0%} of all pixels), or add images"
-        message = f"no pixel of train has this class, so it cannot be learned; {advice}"
+        share = totals[IGNORE] / totals.sum()
+        seen = Seen(frozenset(np.flatnonzero(totals[:IGNORE]).tolist()), bool(totals[IGNORE]))
+        message = f"no pixel of train has this class, so it cannot be learned ({share:.0%} of all pixels are ignored); "
+        message += advice(found.classes, seen)
         found.offences += [Offence(split, name, f"{name}: {message}") for name in absent]
     elif len(absent) < len(found.classes):
         found.notes.append(f"{split}: never holds {', '.join(absent)}; their IoU will be undefined or zero there")

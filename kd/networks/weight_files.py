@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 
-WRAPPERS = ("state_dict", "model")
-"""Keys under which training scripts put the state dict, beside optimizers and counters."""
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "model_state", "net")
+"""Keys under which training scripts put the state dict, beside optimizers and counters; an average before what it averages."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
 
 
 def file_mark(path: Path) -> str:
@@ -34,8 +36,8 @@ def weights_mark(network: nn.Module) -> str:
 def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
     """Names and tensors of a ``.safetensors`` file or of what ``torch.save(network.state_dict(), path)`` wrote.
 
-    ``{"state_dict": ...}`` and ``{"model": ...}`` are unwrapped; ``module.``, which DistributedDataParallel puts before every
-    name, is dropped. No pickled code is run. ``key`` begins the messages, e.g. ``teacher.path``.
+    ``{"state_dict": ...}`` and the like are unwrapped; ``PREFIXES`` are dropped, in any order. No pickled code is run. ``key``
+    begins the messages, e.g. ``teacher.path``.
 
     Raises:
         ConfigError: the file is missing, damaged, or holds something else than names and tensors.
@@ -49,8 +51,10 @@ def read_state_dict(path: Path, key: str) -> dict[str, Tensor]:
             f"{key}: {path} holds no state dict ({kind or 'nothing'}), that is names with tensors; write one with "
             "torch.save(network.state_dict(), path)"
         )
-    bare = all(str(name).startswith("module.") for name in found)
-    return {str(name).removeprefix("module.") if bare else str(name): value for name, value in found.items()}
+    weights = {str(name): value for name, value in found.items()}
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in weights)), ""):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
 
 
 def _read(path: Path, key: str) -> Any:
