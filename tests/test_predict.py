@@ -137,6 +137,37 @@ def test_finished_images_are_skipped_unless_they_shall_be_replaced(tmp_path: Pat
     assert first.read_bytes() != b"mine"
 
 
+def test_a_new_photo_of_the_same_name_is_predicted_anew(tmp_path: Path) -> None:
+    item, out = Item(photo(tmp_path / "a.png", seed=0), "a"), tmp_path / "out"
+    predict(channelwise, WHOLE, [item], Writer(out, FACTS, ["labels"]), CPU)
+    before = (out / "labels/a.png").read_bytes()
+    photo(item.path, seed=1)
+    report = predict(channelwise, WHOLE, [item], Writer(out, FACTS, ["labels"]), CPU)
+    assert (report.written, report.changed, report.finished) == (["a"], ["a"], [])
+    assert (out / "labels/a.png").read_bytes() != before
+    assert predict(channelwise, WHOLE, [item], Writer(out, FACTS, ["labels"]), CPU).finished == ["a"]
+    with (out / "inputs.jsonl").open("a") as lines:
+        lines.write('{"name": "a", "ima')  # killed while it wrote
+    assert predict(channelwise, WHOLE, [item], Writer(out, FACTS, ["labels"]), CPU).finished == ["a"]
+    (out / "inputs.jsonl").unlink()  # predictions of an older version, of which nothing is known
+    assert predict(channelwise, WHOLE, [item], Writer(out, FACTS, ["labels"]), CPU).written == ["a"]
+
+
+def test_linked_folders_are_searched_and_circles_end(tmp_path: Path) -> None:
+    photo(tmp_path / "elsewhere/deep/b.png")
+    photo(tmp_path / "in/a.png")
+    (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/circle").symlink_to(tmp_path / "elsewhere")
+    assert names(find([str(tmp_path / "in")], tmp_path / "out")) == ["a", "link/deep/b"]
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None:
+    photo(tmp_path / "photos [v2]/1/a.png")
+    photo(tmp_path / "photos v/1/b.png")
+    assert names(find([f"{tmp_path}/photos [v2]/*/*.png"], tmp_path / "out")) == ["1/a"]
+    assert names(find([f"{tmp_path}/photos ?/*/*.png"], tmp_path / "out")) == ["photos v/1/b"]
+
+
 def test_predictions_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
     Writer(tmp_path, FACTS, ["labels"])
     Writer(tmp_path, {**FACTS, "model": "moved"}, ["labels"])
@@ -198,7 +229,7 @@ def test_a_submission_holds_the_servers_numbers_and_names(tmp_path: Path) -> Non
     writer = Writer(tmp_path / "out", facts, ["labels"])
     logits = torch.zeros(19, 1024, 2048)
     logits[13, :, 1000:] = 1  # car, whose official number is 26
-    writer.write(items[0].name, torch.zeros(3, 1024, 2048, dtype=torch.uint8), logits)
+    writer.write(items[0].name, "mark", torch.zeros(3, 1024, 2048, dtype=torch.uint8), logits)
     stale = tmp_path / "out/submission/old.png"
     stale.parent.mkdir()
     stale.touch()

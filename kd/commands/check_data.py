@@ -42,10 +42,10 @@ def run(options: argparse.Namespace) -> None:
     recipe, _ = load(options.recipe, options.words, default="ce")
     crop, workers = recipe.augmentation.crop, max(0, options.workers)
     found = audit(recipe.data, splits=options.split, crop=crop, workers=workers, show=bar)
-    print("\n".join(lines(found)))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, plain(found))
+    print("\n".join(lines(found)))
     if options.samples > 0 and any(found.samples.values()):
         print(f"\nsamples: {draw(recipe.data, found, options)}")
     if found.offences:

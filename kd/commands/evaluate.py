@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
         found = examiner.examine(network.to(device), name, calibration=recipe.evaluation.calibration)
         scores = found.scores(examiner.classes)
         if distributed.is_main():
-            show(scores, f"{options.run}, {options.checkpoint} checkpoint (step {card.get('step')}), split {name}")
             if options.json:
                 write_json(options.json, {"run": str(options.run), "split": name, **scores})
+            show(scores, f"{options.run}, {options.checkpoint} checkpoint (step {card.get('step')}), split {name}")
 
 
 def show(scores: dict[str, Any], title: str) -> None:

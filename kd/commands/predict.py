@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> None:
     writer = Writer(options.output, facts, kinds, options.overwrite)
     report = predict(network.to(device), chosen, items, writer, device)
     skipped = f", {len(report.finished)} were finished before (--overwrite predicts them anew)" if report.finished else ""
-    print(f"{options.output}: {len(report.written)} of {len(items)} images predicted{skipped}; predictor {chosen.config.name}")
+    anew = f", {len(report.changed)} of them anew, since the image has changed" if report.changed else ""
+    done = f"{len(report.written)} of {len(items)} images predicted{anew}{skipped}"
+    print(f"{options.output}: {done}; predictor {chosen.config.name}")
     if report.broken:
         raise InputError(f"{len(report.broken)} of {len(items)} images could not be read, see above; the rest is written")
     if data is not None:

@@ -34,10 +34,13 @@ def stem(name: str) -> str:
     return unicodedata.normalize("NFC", head if f"{dot}{tail}".lower() in SUFFIXES else name)
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    """All pictures below a folder; hidden files and what archives of macOS leave behind are none."""
+def pictures(folder: Path) -> Iterator[Path]:
+    """All pictures below a folder, linked folders included, but no link that leads back up; hidden files and what archives of
+    macOS leave behind are none."""
     for base, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        here = Path(base).resolve()
+        inner = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = [name for name in inner if not here.is_relative_to((here / name).resolve())]
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                 yield Path(base) / name
@@ -50,7 +53,7 @@ def index(folder: Path) -> dict[str, Path]:
         ConfigError: two files have one stem.
     """
     found: dict[str, Path] = {}
-    for path in _pictures(folder):
+    for path in pictures(folder):
         key = stem(path.relative_to(folder).as_posix())
         if key in found:
             raise ConfigError(

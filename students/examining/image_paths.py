@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd.config import InputError
+from kd.data.folder_files import pictures
 from kd.data.reading import SUFFIXES
 
 
@@ -20,7 +21,8 @@ class Item:
 
 
 def find(inputs: Sequence[str], output: Path) -> list[Item]:
-    """The images that the inputs name, in order: files, folders (searched below, hidden files and ``output`` left out), globs.
+    """The images that the inputs name, in order: files, folders (searched below, hidden files and ``output`` left out, as data
+    sets do), globs.
 
     A name keeps the path below the folder, or below the fixed part of the glob.
 
@@ -42,7 +44,7 @@ def find(inputs: Sequence[str], output: Path) -> list[Item]:
 def _expand(text: str, output: Path) -> list[Item]:
     path = Path(text).expanduser()
     if path.is_dir():
-        found = _below(path, sorted(path.rglob("*")), output)
+        found = _below(path, sorted(pictures(path)), output)
     elif path.exists():
         return [Item(path, path.stem)]
     elif glob.has_magic(text):
@@ -66,5 +68,5 @@ def _below(root: Path, files: Sequence[Path], output: Path) -> list[Item]:
 
 
 def _fixed(pattern: Path) -> Path:
-    """The folders of a pattern before its first wildcard."""
-    return next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))
+    """The folders of a pattern that are there: what looks like a wildcard in their names is none."""
+    return next(parent for parent in pattern.parents if parent.is_dir())

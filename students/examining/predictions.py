@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,12 @@ from kd.evaluate.build import build_predictor
 from kd.evaluate.predictor import Network, Predictor, labels
 from kd.files import write_whole
 from kd.lookup import lookup
+from kd.networks.weight_files import file_mark
 from students.examining.image_paths import Item
 from students.examining.previews import indexed, legend, overlay
 from students.progress import bar, say
 
-CARD = "predictions.yaml"
+CARD, INPUTS = "predictions.yaml", "inputs.jsonl"
 IDENTITY = ("weights", "predictor", "classes")
 """What predictions in one directory must share."""
 
@@ -68,7 +70,7 @@ class Writer:
 
     ``labels/NAME.png`` holds class numbers, coloured by a palette; ``overlay/NAME.jpg`` the image under the classes' colours,
     with ``legend.png`` once; ``probabilities/NAME.npz`` the array ``probabilities``, float16 ``K H W``. All are upright, as
-    the image's EXIF says. ``predictions.yaml`` says which network and predictor made them.
+    the image's EXIF says. ``predictions.yaml`` says which network and predictor made them, ``inputs.jsonl`` of which images.
 
     Raises:
         InputError: the directory holds predictions of another network or predictor, and ``replace`` is false.
@@ -82,20 +84,22 @@ class Writer:
             _check_same(folder / CARD, card)
         text = yaml.safe_dump(card, sort_keys=False)
         write_whole(folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+        self.inputs = _inputs(folder / INPUTS)
         if "overlay" in kinds:
             key = legend(facts["classes"], self.colours, ignored=False)
             write_whole(folder / "legend.png", lambda path: key.save(path, "PNG"))
 
-    def finished(self, name: str) -> bool:
-        """Whether all files of a name are there and need not be replaced."""
-        return not self.replace and all(self.file(kind, name).exists() for kind in self.kinds)
+    def finished(self, name: str, mark: str) -> bool:
+        """Whether all files of a name are there, of an image of this content, and need not be replaced."""
+        there = all(self.file(kind, name).exists() for kind in self.kinds)
+        return there and not self.replace and self.inputs.get(name) == mark
 
     def file(self, kind: str, name: str) -> Path:
         """Where a kind of prediction goes: ``labels``, ``overlay`` or ``probabilities``."""
         return self.folder / kind / f"{name}{ENDINGS[kind]}"
 
-    def write(self, name: str, image: Tensor, logits: Tensor) -> None:
-        """All files of one image: uint8 ``3 H W`` and its logits ``K H W``.
+    def write(self, name: str, mark: str, image: Tensor, logits: Tensor) -> None:
+        """All files of one image: uint8 ``3 H W`` and its logits ``K H W``; ``mark`` stands for the content of its file.
 
         Raises:
             FloatingPointError: the logits are not finite.
@@ -104,6 +108,9 @@ class Writer:
         for kind in self.kinds:
             save = getattr(self, f"_{kind}")(image, found, logits)
             write_whole(self.file(kind, name), save)
+        self.inputs[name] = mark
+        with (self.folder / INPUTS).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"name": name, "image": mark}) + "\n")
 
     def _labels(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
         picture = indexed(found.numpy(), self.colours)
@@ -126,6 +133,18 @@ class Writer:
 ENDINGS = {"labels": ".png", "overlay": ".jpg", "probabilities": ".npz"}
 
 
+def _inputs(file: Path) -> dict[str, str]:
+    """The marks of the images that predictions were made of, by name; a line that was cut off counts for nothing."""
+    found: dict[str, str] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            record = json.loads(line)
+            found[record["name"]] = record["image"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 def _check_same(file: Path, card: Mapping[str, Any]) -> None:
     if not file.exists():
         return
@@ -143,8 +162,9 @@ def _check_same(file: Path, card: Mapping[str, Any]) -> None:
 
 @dataclass
 class Report:
-    """Names written, found finished, and files that could not be read, each with the reason."""
+    """Names written, those of them whose image had changed, names found finished, and files that could not be read, and why."""
 
+    changed: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -159,9 +179,12 @@ def predict(network: Network, predictor: Predictor, items: Sequence[Item], write
     """
     report = Report()
     for item in bar(items, "predicting"):
-        if writer.finished(item.name):
+        mark = file_mark(item.path)
+        if writer.finished(item.name, mark):
             report.finished.append(item.name)
             continue
+        if writer.inputs.get(item.name, mark) != mark:
+            report.changed.append(item.name)
         try:
             image = read_image(item.path)
         except BrokenFileError as error:
@@ -170,7 +193,7 @@ def predict(network: Network, predictor: Predictor, items: Sequence[Item], write
             continue
         try:
             logits = predictor(network, image[None].to(device))[0]
-            writer.write(item.name, image, logits)
+            writer.write(item.name, mark, image, logits)
         except torch.OutOfMemoryError:
             remedy = "a smaller window, --predictor '{name: sliding, window: [512, 512]}', or --device cpu"
             raise InputError(
