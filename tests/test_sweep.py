@@ -308,6 +308,24 @@ def test_a_weight_without_a_term_is_refused_before_the_teacher_is_trained(recipe
         points(recipes, "weights.foo=1", axes=axes)
 
 
+def test_a_knob_of_the_method_is_an_axis_beside_the_baseline(recipes: Path) -> None:
+    axes = {"method": ["ce", "kd", "jml_kd"], "method.temperature": [1.0, 4.0], "seed": [0, 1]}
+    found = students(points(recipes, axes=axes))
+    assert Counter(point.label for point in found) == {
+        "a_ce": 2,
+        "a_kd-temperature=1.0": 2,
+        "a_kd-temperature=4.0": 2,
+        "a_jml_kd-temperature=1.0": 2,
+        "a_jml_kd-temperature=4.0": 2,
+    }
+    bundles = {"t": {"warm": {"method.temperature": 4.0}}, "method": ["ce", "kd"]}
+    assert [point.label for point in students(points(recipes, axes=bundles))] == ["a_ce", "a_kd-t=warm"]
+    with pytest.raises(ValueError, match=r"axes\.method\.temprature: no point has that key"):
+        points(recipes, axes={**axes, "method.temprature": [1.0]})
+    with pytest.raises(ValueError, match=r"method\.temprature: no point's method has that knob; correct or drop it"):
+        points(recipes, "method.temprature=3", axes=axes)
+
+
 def test_a_weight_is_set_where_its_term_is(recipes: Path) -> None:
     for given in ([], ["weights.kl=3"]):
         teacher, baseline, distilled = points(recipes, *given, axes={"method": ["ce", "kd"]}, settings={"weights.kl": 3.0})

@@ -83,7 +83,18 @@ class Critic(nn.Module):
         self.last = nn.Conv2d(widths[-1], 1, LAST)
 
     def forward(self, scores: Tensor) -> Tensor:
-        """See the class."""
+        """See the class.
+
+        Raises:
+            ValueError: the maps are too small to be halved so often.
+        """
+        least = LAST * 2 ** len(self.convs)
+        if min(scores.shape[-2:]) < least:
+            raise ValueError(
+                f"score maps of {scores.shape[-2]}x{scores.shape[-1]} are too small for a critic that halves them "
+                f"{len(self.convs)} times and needs {least}x{least}; tell the method the maps' size, Sizes(..., grid=(h, w)), "
+                "and it halves them less often"
+            )
         maps, first = self.norm(scores), len(self.convs) - len(self.attention)
         for number, conv in enumerate(self.convs):
             maps = F.leaky_relu(conv(maps), 0.1)

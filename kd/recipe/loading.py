@@ -50,11 +50,14 @@ class Draft:
         merge(self.tree, deepcopy(dict(change)), self.origins, source)
 
     def lacks(self, key: str) -> bool:
-        """Whether a dotted key means nothing here: of the teacher or the method, where there is none, or the weight of a term
-        that is not there."""
-        part, dot, term = key.partition(".")
+        """Whether a dotted key means nothing here: of the teacher or the method, where there is none, a knob that the method
+        has not, or the weight of a term that is not there."""
+        part, dot, rest = key.partition(".")
         if part == "weights" and dot:
-            return term not in (self.tree.get("weights") or {}) and term not in (self.tree.get("loss") or {})
+            return rest not in (self.tree.get("weights") or {}) and rest not in (self.tree.get("loss") or {})
+        if part == "method" and rest and isinstance(self.tree.get(part), dict):
+            knobs = _fields("kd.methods", self.tree[part], "Method")
+            return knobs is not None and rest.partition(".")[0] not in knobs
         return bool(dot) and part in ("teacher", "method") and self.tree.get(part) is None
 
     def build(self) -> Recipe:
@@ -164,22 +167,23 @@ def _fit_heads(found: Draft) -> None:
         found.apply({f"method.{key}": value for key, value in _without_head(method).items()}, "no auxiliary head")
 
 
+def _fields(folder: str, part: Any, base: str) -> Mapping[str, Any] | None:
+    """The keys of the class that a part names; None where that is none, or one that cannot be found."""
+    try:
+        return lookup(folder, part["name"], base).Config.model_fields
+    except (ConfigError, KeyError, TypeError):
+        return None
+
+
 def _has_auxiliary_head(student: Any) -> bool:
     """True also where nothing tells: a network of the user's own, or one that does not exist."""
-    try:
-        field = lookup("kd.networks", student["name"], "Network").Config.model_fields["aux"]
-    except (ConfigError, KeyError, TypeError):
-        return True
-    return bool(student.get("aux", field.default))
+    fields = _fields("kd.networks", student, "Network")
+    return fields is None or "aux" not in fields or bool(student.get("aux", fields["aux"].default))
 
 
 def _without_head(method: Mapping[str, Any]) -> dict[str, Any]:
     """The knob that makes a method leave the auxiliary heads alone, where it has one that nobody has set."""
-    try:
-        fields = lookup("kd.methods", method["name"], "Method").Config.model_fields
-    except (ConfigError, KeyError, TypeError):
-        return {}
-    return {"aux": False} if "aux" in fields and "aux" not in method else {}
+    return {"aux": False} if "aux" in (_fields("kd.methods", method, "Method") or {}) and "aux" not in method else {}
 
 
 def shrunk(recipe: Recipe) -> Tree:

@@ -16,7 +16,7 @@ from kd.recipe.merging import Origins
 from kd.recipe.schema import Recipe, build, fingerprint, plain
 from kd.sweep.axes import METHOD, Choice, Settings, matches
 from kd.sweep.budget import Clock, Plan, clock_key, plans
-from kd.sweep.changes import apply_command_line, apply_settings, check_weights
+from kd.sweep.changes import apply_command_line, apply_settings, check_keys, distinct, meant
 from kd.sweep.schema import Sweep
 from kd.sweep.wandb_groups import Groups
 
@@ -103,10 +103,10 @@ class _Expansion:
         self.files: dict[str, Draft] = {}
         self.tokens: dict[str, Point] = {}
         self.students: dict[str, Point] = {}
-        self.wanted = [self._one(choices) for choices in self._wanted()]
+        self.wanted = distinct(sweep, [(choices, self._one(choices)) for choices in self._wanted()])
         if not self.wanted:
             raise ConfigError(f"{sweep.path}: no point is left; exclude leaves nothing of axes")
-        check_weights(sweep, [student.recipe for student in self.wanted])
+        check_keys(sweep, [student.written for student in self.wanted])
 
     def points(self, clock: Clock) -> list[Point]:
         file = self.sweep.file
@@ -137,11 +137,12 @@ class _Expansion:
                 raise ConfigError(f"{self.sweep.path}: {error}") from None
         return deepcopy(self.files[key])
 
-    def _one(self, choices: Mapping[str, Choice]) -> _Student:
-        sweep, recipe = self.sweep, choices["recipe"].label
-        method = choices[METHOD].label if METHOD in choices else ""
+    def _one(self, given: Mapping[str, Choice]) -> _Student:
+        sweep, recipe = self.sweep, given["recipe"].label
+        method = given[METHOD].label if METHOD in given else ""
         written = self._read(recipe, method)
-        conditional = [change.settings for change in sweep.file.overrides if matches(change.when, choices)]
+        choices = meant(given, written)
+        conditional = [change.settings for change in sweep.file.overrides if matches(change.when, given)]
         apply_settings(sweep, written)
         for settings in (*(choice.settings for choice in choices.values()), *conditional):
             written.apply(settings, f"sweep {sweep.name}")

@@ -165,7 +165,8 @@ def _overridden(written: SweepFile, overrides: Iterable[str]) -> tuple[SweepFile
     changes = []
     for change in map(override, overrides):
         ((key, value),) = change.items()
-        if key == METHOD or any(key in grid for grid in written.axes):
+        knobs = key == METHOD and isinstance(value, Mapping)  # method.temperature=4
+        if not knobs and (key == METHOD or any(key in grid for grid in written.axes)):
             grids = updates.get("axes", written.axes)
             there = any(key in grid for grid in grids)
             updates["axes"] = [{**grid, key: value} if key in grid or not there else grid for grid in grids]
