@@ -108,13 +108,64 @@ def test_a_family_may_be_chosen_anywhere(tmp_path: Path, monkeypatch: pytest.Mon
     recipe, origins = resolved("shapes/tiny", "family=lab")
     assert (recipe.schedule.ema, recipe.weights) == (0.9, {"ce": 1.0, "ce_aux": 0.2})
     assert origins["schedule.ema"] == "./_parts/family/lab.yaml"
-    assert families() == ["cirkd", "jdt", "lab", "own"]
+    assert list(families()) == ["cirkd", "jdt", "lab", "own"]
+    (own.parent / "jdt.yaml").write_text("schedule: {ema: 0.5}\n")  # a name means the same beside every recipe
+    assert resolved("cityscapes/dl3_r18")[0].schedule.ema == 0.5
 
 
 def test_an_unknown_family_lists_the_known() -> None:
     for given, message in (("jtd", "did you mean jdt"), ("3", "Families: cirkd, jdt, own")):
         with pytest.raises(ConfigError, match=rf"family: '{given}' is unknown; .*{message}"):
             resolved("shapes/tiny", f"family={given}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; a family sets keys as any part"),
+        ("[1, 2]", "holds a list"),
+        ("a: [", "is no YAML"),
+        ("variants: 3", "variants is 3; it is a list of mappings that name a class"),
+        ("variants: [3]", r"variants is \[3\]"),
+        ("variants: {student: {name: unet}}", "variants is {'student'"),
+        ("variants: [{student: {pixels: true}}]", "variants is"),
+        ("weights: 3", "weights is 3; a family sets keys of mappings"),
+        ("schedule: 3", "schedule is 3"),
+        ("student: {name: unet, pixels: true}", "student is {'name': 'unet'.*what names a class in variants"),
+        ("extends: [nothing]", "extends 'nothing', but no such file"),
+        ("student: {nothing: 1}", "student.nothing: there is no such key"),
+    ],
+)
+def test_a_file_that_is_no_family_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    file = tmp_path / "_parts" / "family" / "x.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        resolved("camvid/r18", "family=x")
+    with pytest.raises(ConfigError, match=r"family: '\.\./student/dl3_r18' is unknown"):
+        resolved("camvid/r18", "family=../student/dl3_r18")
+
+
+def test_a_family_extends_parts_and_leaves_other_types_to_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "_parts" / "family" / "x.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("extends: [_parts/family/own]\naugmentation: {flip: 0.25}\n")
+    monkeypatch.chdir(tmp_path)
+    recipe = resolved("shapes/tiny", "family=x")[0]
+    assert (recipe.augmentation.flip, recipe.weights["ce_aux"]) == (0.25, 0.4)
+    with pytest.raises(ConfigError, match="augmentation: is 3"):
+        resolved("shapes/tiny", "family=x", "augmentation=3")
+
+
+def test_what_is_nested_belongs_to_the_family_too() -> None:
+    inner = "{name: sliding, window: [90, 120]}"
+    recipe, origins = resolved("camvid/r18", f"evaluation.predictor={{name: multi_scale, predictor: {inner}}}")
+    assert recipe.evaluation.predictor.predictor.pad == "centre"
+    assert origins["evaluation.predictor.predictor.pad"] == JDT
+    members = "{name: run, path: a}, {name: run, path: b, checkpoint: last}"
+    recipe, _ = resolved("cityscapes_cirkd/dl3_r18", "kd", f"teacher={{name: ensemble, members: [{members}]}}")
+    assert [member.checkpoint for member in recipe.teacher.members] == ["best", "last"]
 
 
 def test_a_smoke_run_keeps_its_family() -> None:
@@ -145,6 +196,21 @@ def without(tree: Any, end: list[str]) -> bool:
         branch = branch.get(key) if isinstance(branch, dict) else None
     there = isinstance(branch, dict) and branch.pop(end[-1], tree) is not tree
     return any([there, *(without(value, end) for value in tree.values())])
+
+
+def test_the_recipe_of_a_run_takes_no_other_family_but_what_is_put_into_it_follows_its_own(tmp_path: Path) -> None:
+    recipe, origins = resolved("camvid/r18")
+    (tmp_path / "recipe.yaml").write_text(describe(recipe, origins))
+    (tmp_path / "run.json").write_text("{}")
+    path = tmp_path / "recipe.yaml"
+    with pytest.raises(ConfigError, match=r"family: .* is the recipe of a run, which says everything .* \(jdt\); set the keys"):
+        load(path, ["family=own"])
+    assert load(path, ["family=jdt"])[0] == recipe
+    evaluated = load(path, ["evaluation.predictor={name: sliding, window: [90, 120]}"])[0].evaluation
+    assert evaluated == resolved("camvid/r18", "evaluation.predictor={name: sliding, window: [90, 120]}")[0].evaluation
+    assert evaluated.predictor.pad == "centre"
+    other = load(path, ["student={name: unet, backbone: test_resnet, output_stride: 32}"])[0].student
+    assert (other.initialisation, other.pixels, other.width) == ("jdt", True, 16)
 
 
 @pytest.mark.parametrize("words", ["shapes/tiny cwd@cirkd", "cityscapes/dl3_r18 maskd"])

@@ -34,7 +34,7 @@ class Draft:
 
     @property
     def resolved(self) -> bool:
-        """Whether a run has written it down; it says all then, and its family adds nothing, whatever it may set by now."""
+        """Whether a run has written it down; it says all then, and its family only adds to what is put into it now."""
         return self.file is not None and self.file.name == RUN_RECIPE and (self.file.parent / "run.json").is_file()
 
     def apply(self, settings: Mapping[str, Any], source: str) -> None:
@@ -72,9 +72,13 @@ class Draft:
                 f"`kd train {self.name} ce`. Methods: {', '.join(method_files())}"
             )
         _fit_heads(self)
-        if not self.resolved:
-            fill(self.tree, self.origins, self.file)
+        fill(self.tree, self.origins, self.file, self._is_new if self.resolved else lambda _: True)
         return build(self.tree)
+
+    def _is_new(self, key: str) -> bool:
+        """Whether a dotted key lies in a mapping that the command line has put into the recipe of a run."""
+        parts = key.split(".")
+        return any(self.origins.get(f"{'.'.join(parts[:end])}.name") == COMMAND for end in range(1, len(parts)))
 
 
 def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
@@ -117,6 +121,11 @@ def load(name: str | Path, given: Iterable[str] = (), smoke: bool = False, defau
     if default and not (word or found.tree.get("loss") or found.tree.get("method")):
         found = draft(name, default)
     for change in changes:
+        if found.resolved and change.get("family", found.tree.get("family")) != found.tree.get("family"):
+            raise ConfigError(
+                f"family: {name} is the recipe of a run, which says everything that follows from its family "
+                f"({found.tree.get('family', 'none')}); set the keys themselves, or take the recipe that it was made of"
+            )
         if word and change.get("teacher") and not found.tree.get("method"):
             raise ConfigError(f"{word} trains without a teacher; drop teacher=, or choose a method that distils")
         found.merge(change)
