@@ -52,6 +52,27 @@ def test_one_grey_level_is_no_difference_but_one_label_is(tmp_path: Path) -> Non
     assert check_golden.check(tmp_path / source.name).problem == "beyond tolerance"
 
 
+def test_damage_and_missing_folders_are_told_and_stop_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _copy(FOLDER / "kd_cirkd_T1.npz", tmp_path / "kd_cirkd_T1.npz")
+    for name, content in {"a.npz": b"", "head_jdt_b.npz": b"PK\x03\x04", "initialisation_jdt_deeplabv3.json": b"{"}.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "initialisation_jdt_unet.json").write_text("{}")
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["check_golden.py", *words])
+        return check_golden.main()
+
+    assert run(str(tmp_path)) == 1
+    out = capsys.readouterr().out
+    assert "1 passed, 4 failed" in out
+    assert run(str(tmp_path / "none"), str(tmp_path)) == 1
+    assert run(str(tmp_path), str(tmp_path / "none")) == 1
+    assert capsys.readouterr().err.count("none: is no directory") == 2
+    assert run(str(tmp_path), "kd_*.npz") == 0
+
+
 def test_a_wrong_spread_is_noticed(tmp_path: Path) -> None:
     source = FOLDER / "initialisation_jdt_deeplabv3.json"
     told = json.loads(source.read_text())

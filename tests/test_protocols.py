@@ -10,7 +10,7 @@ from helpers_tools import inside
 from tiny import tiny
 
 from kd.config import ConfigError
-from kd.recipe.families import families
+from kd.recipe.families import families, read_family
 from kd.recipe.loading import describe
 from kd.recipe.protocols import Protocols, markdown, read_protocols
 from kd.results.published import load_published
@@ -28,6 +28,20 @@ def test_every_published_family_is_on_it() -> None:
     assert set(families()) - {"own"} <= set(read_protocols().families)
 
 
+@pytest.mark.parametrize("name", ["jdt", "cirkd"])
+def test_everything_that_a_family_sets_is_on_it(name: str) -> None:
+    """So that nothing can change there without its page."""
+    common, variants, _ = read_family(name)
+    told = {key for item in read_protocols().families[name].items for key in item.keys}
+
+    def leaves(tree: Any, path: str) -> set[str]:
+        if not isinstance(tree, dict):
+            return {path}
+        return {leaf for key, value in tree.items() if key != "name" for leaf in leaves(value, f"{path}.{key}".strip("."))}
+
+    assert leaves(common, "").union(*(leaves(variant, "") for variant in variants)) <= told
+
+
 def one(**keys: Any) -> Protocols:
     item = {"item": "x", "published": "y", "file": "z.py", **keys}
     family = {"code": "c", "of": "o", "recipe": "cityscapes/dl3_r18 ce", "items": [item]}
@@ -35,14 +49,14 @@ def one(**keys: Any) -> Protocols:
 
 
 def test_a_difference_without_a_reason_is_refused_and_so_is_a_reason_without_a_difference() -> None:
-    assert "| `student.projection=3x3` |  |" in markdown(one(key="student.projection", value="3x3"))
-    assert "| `schedule.batch=8` | so |" in markdown(one(key="schedule.batch", value=16, because="so"))
-    for wrong in ({"key": "schedule.batch", "value": 16}, {"key": "schedule.batch", "value": 8, "because": "so"}):
+    assert "| `student.projection=3x3` |  |" in markdown(one(keys={"student.projection": "3x3"}))
+    assert "| `schedule.batch=8` | so |" in markdown(one(keys={"schedule.batch": 16}, because="so"))
+    for wrong in ({"keys": {"schedule.batch": 16}}, {"keys": {"schedule.batch": 8}, "because": "so"}):
         with pytest.raises(ConfigError, match=r"jdt, x: schedule\.batch is 8, published (8|16); (set it|drop the reason)"):
             markdown(one(**wrong))
     with pytest.raises(ConfigError, match=r"cityscapes/dl3_r18 ce: has no key student\.nothing"):
-        markdown(one(key="student.nothing", value=1))
-    with pytest.raises(ValueError, match="needs either a key or"):
+        markdown(one(keys={"student.nothing": 1}))
+    with pytest.raises(ValueError, match="needs either keys or"):
         one()
 
 
@@ -74,6 +88,8 @@ def test_two_recipes_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "0 keys differ\n"
     assert inside("compare-recipes", "camvid/r18", "camvid/r19") == 2
     assert "did you mean camvid/r18" in capsys.readouterr().err
+    assert inside("compare-recipes", 'camvid/r18 "kd', "camvid/r18") == 2
+    assert "close the quotes inside" in capsys.readouterr().err
 
 
 def test_runs_are_compared_too_old_ones_by_what_they_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,6 +134,30 @@ def test_a_row_of_another_setting_says_so() -> None:
         assert "not of the published" not in quoted("cityscapes", method, recipe)
     for method in ("ce", "skd", "cirkd@citys"):
         assert "not of the published" not in quoted("cityscapes_cirkd", method, "dl3_r18")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "student.projection=1x1",
+        "student.initialisation=torch",
+        "schedule.optimizer.lr=1e-3",
+        "schedule.optimizer.learning_rate.power=3",
+        "augmentation.crop=[256, 256]",
+        "data.resize=[64, 128]",
+        "student.width=16",
+        "evaluation.predictor.window=[128, 128]",
+        "weights.kl=7",
+    ],
+)
+def test_whatever_leaves_the_published_setting_is_told(key: str) -> None:
+    name, value = key.split("=")
+    assert f"not of the published setting: {name} " in quoted("cityscapes", "jml_kd", "dl3_r18", **{name: value})
+
+
+def test_what_changes_no_number_is_not() -> None:
+    free = {"evaluation.every": 7, "schedule.precision": "fp32", "evaluation.batch": 2, "data.root": "x", "seed": 3}
+    assert "not of the published" not in quoted("cityscapes", "jml_kd", "dl3_r18", **free)
 
 
 def test_numbers_on_other_labels_are_marked() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from helpers_results import begin, counts, load, write_run
 from tiny import execute, tiny
 
 from kd.config import ConfigError, InputError
+from kd.metrics.counts import Counts
+from kd.metrics.scores import dataset_mean
 from kd.results.footnotes import about
 from kd.results.groups import Choices
 from kd.results.names import row_label, student_label, teacher_label
@@ -535,3 +538,20 @@ def test_a_machines_threads_matter_on_a_cpu_only(tmp_path: Path) -> None:
     three(tmp_path / "gpu", "ce", 50.0, environment=gpu)
     three(tmp_path / "gpu", "kd", 51.0, environment={**gpu, "threads": 4})
     assert row(only(tmp_path / "gpu"), "kd").flags == ()
+
+
+def test_a_run_from_before_has_todays_miou(tmp_path: Path) -> None:
+    """Once a class without labels left the mean even where it was predicted; a table must not mix both."""
+    folder = write_run(tmp_path / "a", tiny(), 50.0)
+    table = Counts.load(folder / "counts.npz")
+    wrong = replace(table, fp=np.stack([table.fp[:, 0], table.fn[:, 0]], 1))
+    wrong.save(folder / "counts.npz")
+    (run,) = load_runs([folder]).finished
+    assert run.miou() == 25.0
+    assert dataset_mean(load_counts(run)) == 25.0
+    result = json.loads((folder / "result.json").read_text())
+    result["last"]["test"]["mIoU_labelled"] = 50.0  # written by today's code
+    (folder / "result.json").write_text(json.dumps(result))
+    (run,) = load_runs([folder]).finished
+    with pytest.raises(InputError, match=r"its mIoU is 25\.00, that of result\.json 50\.00"):
+        load_counts(run)

@@ -42,10 +42,14 @@ def resolved(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The resolved recipe of what is written on a command line, and who set its keys."""
     import shlex
 
+    from kd.config import InputError
     from kd.recipe.loading import RUN_RECIPE, load
     from kd.recipe.schema import plain
 
-    name, *words = shlex.split(text) or [""]
+    try:
+        name, *words = shlex.split(text) or [""]
+    except ValueError as error:
+        raise InputError(f"{text}: cannot be taken apart ({error}); close the quotes inside") from None
     if (file := Path(name) / RUN_RECIPE).is_file():
         name = str(file)
     recipe, origins = load(name, words, default="ce")

@@ -170,7 +170,7 @@ def summarise(
         **{name: _plain(value) for name, value in found.items()},
         "iou": {name: _plain(value) for name, value in zip(class_names, class_scores(counts), strict=True)},
         "absent_classes": int((counts.truth.sum(0) == 0).sum()),
-        "absent_but_predicted": ", ".join(class_names[number] for number in punished(counts)),
+        "absent_but_predicted": ", ".join(class_names[number] for number in punished(counts) if number or not binary),
         "images": int((counts.valid > 0).sum()),
         "skipped_images": int((counts.valid == 0).sum()),
         **bins,

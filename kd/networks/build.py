@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from kd.config import InputError, validate
 from kd.lookup import lookup
@@ -54,10 +58,44 @@ HELD = {
 """When the files of a name are there."""
 
 
+VARIANTS: dict[str, tuple[Any, ...]] = {
+    "projection": ("1x1", "3x3"),
+    "separable": (False, True),
+    "pixels": (False, True),
+    "normed": (False, True),
+}
+"""Keys that make a head another one of the same name, with their values."""
+
+
 def _remedy(network: Network, weights: Path, error: Exception) -> str:
-    if isinstance(error, RuntimeError) and (told := network.misfit(load_file(weights))):
-        return f"{told} under network: there, or copy both files of one run again"
-    return f"copy both files of one run again ({' '.join(str(error).split())})"
+    """What to do about weights that do not fit: the keys of the head that they are of, where that is a variant of this one."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and (changes := _variant(network, load_file(weights))):
+        own = network.config.model_dump()
+        theirs, ours = (" and ".join(_told(key, of[key]) for key in changes) for of in (changes, own))
+        keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
+        remedy = f"set {keys} under network: there, or copy both files of one run again"
+        return f"they are of a head with {theirs}, it has {ours}; {remedy}"
+    return f"copy both files of one run again ({reason[:400]}{' ...' if len(reason) > 400 else ''})"
+
+
+def _told(key: str, value: Any) -> str:
+    return f"a {value} projection" if key == "projection" else f"{key} {str(value).lower()}"
+
+
+def _variant(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fewest keys by which a network becomes one that these weights fit; none where no variant does."""
+    config = network.config.model_dump(mode="json")
+    keys = [key for key in VARIANTS if key in config]
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    options = [dict(zip(keys, values, strict=True)) for values in product(*(VARIANTS[key] for key in keys))]
+    changes = [{key: value for key, value in option.items() if config[key] != value} for option in options]
+    for change in sorted((change for change in changes if change), key=len):
+        with torch.device("meta"):
+            other = build_network(network_config({**config, **change, "pretrained": False}), network.classes)
+        if shapes == {name: tuple(value.shape) for name, value in other.state_dict().items()}:
+            return change
+    return {}
 
 
 def load_network(folder: str | Path, name: str = "student") -> tuple[Network, dict[str, Any]]:

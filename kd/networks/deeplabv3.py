@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, check_pooled_norm, conv_norm_relu
-
-PROJECTION = "head.aspp.project.0.0.weight"
-"""The convolution over the concatenated branches, of 1x1 or 3x3."""
 
 
 class ASPP(nn.Module):
@@ -53,15 +50,6 @@ class DeepLabHead(nn.Module):
         return self.classifier(self.neck(self.aspp(pyramid[-1])))
 
 
-def other_projection(config: Any, weights: Mapping[str, Tensor]) -> str:
-    """That weights are of a head with the other ``projection``, in words; "" where they are not."""
-    if PROJECTION not in weights:
-        return ""
-    found, own = "x".join(map(str, weights[PROJECTION].shape[-2:])), config.projection
-    told = f"they are of a head with a {found} projection, it has a {own} projection; set projection: {found}"
-    return told if found != own else ""
-
-
 class DeepLabV3(Network):
     """DeepLabV3 on any timm backbone; logits at the output stride.
 
@@ -87,7 +75,3 @@ class DeepLabV3(Network):
         config = self.config
         head = DeepLabHead(build_aspp(config, levels), config, Classifier(config.width, classes, config))
         return head, config.width
-
-    def misfit(self, weights: Mapping[str, Tensor]) -> str:
-        """Names the other projection."""
-        return other_projection(self.config, weights)

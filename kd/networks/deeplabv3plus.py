@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from kd.networks.backbone import Levels
-from kd.networks.deeplabv3 import ASPP, DeepLabV3, build_aspp, other_projection
+from kd.networks.deeplabv3 import ASPP, DeepLabV3, build_aspp
 from kd.networks.network import Classifier, Network, conv_norm_relu, grid, separable
 from kd.types import resample
 
@@ -53,10 +51,6 @@ class DeepLabV3Plus(Network):
         neck = nn.Sequential(conv(config.width + config.low, config.width), conv(config.width, config.width))
         classifier = Classifier(config.width, classes, config)
         return DecoderHead(build_aspp(config, levels, conv), fine, low, neck, classifier, config.align_corners), config.width
-
-    def misfit(self, weights: Mapping[str, Tensor]) -> str:
-        """Names the other projection."""
-        return other_projection(self.config, weights)
 
     def logit_stride(self, levels: Levels) -> int:
         """4."""

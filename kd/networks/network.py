@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -136,11 +135,6 @@ class Network(nn.Module, ABC):
     def logit_stride(self, levels: Levels) -> int:
         """Pixels per step of the logits' grid; the last level's unless the head refines it."""
         return levels.strides[-1]
-
-    def misfit(self, weights: Mapping[str, Tensor]) -> str:  # noqa: ARG002 (for those that override it)
-        """Why these weights, whose names or shapes are not the network's, are those of a sibling, and which key tells them
-        apart; "" where that is not known."""
-        return ""
 
     def _build_aux_head(self, levels: Levels) -> AuxHead:
         if len(levels.channels) == 1:

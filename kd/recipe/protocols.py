@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from kd.config import Config, ConfigError, validate
 from kd.recipe.library import library
@@ -27,22 +27,22 @@ key=value`); `kd compare-recipes A B` shows where two recipes differ.
 class Item(Config):
     """One choice of the published code.
 
-    ``key`` of ``recipe`` is to be ``value``, or ``because`` says why not; what is no key of a recipe says ``ours`` in words.
+    ``keys`` of ``recipe`` are to have these values, or ``because`` says why not; what is no key of a recipe says ``ours`` in
+    words.
     """
 
     item: str
     published: Any
     file: str
     recipe: str | None = None
-    key: str | None = None
-    value: Any = None
+    keys: dict[str, Any] = Field(default_factory=dict)
     ours: str | None = None
     because: str = ""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Item:
-        if (self.key is None) == (self.ours is None):
-            raise ValueError(f"{self.item} needs either a key or, where nothing in a recipe says it, ours")
+        if bool(self.keys) == (self.ours is not None):
+            raise ValueError(f"{self.item} needs either keys or, where nothing in a recipe says it, ours")
         return self
 
 
@@ -87,29 +87,36 @@ def _lines(name: str, family: Family) -> Iterator[str]:
 
 
 def _ours(name: str, family: Family, item: Item) -> str:
-    if item.key is None:
-        return str(item.ours)
-    found = resolved(item.recipe or family.recipe, item.key)
-    if (found == item.value) == bool(item.because):
-        remedy = "drop the reason" if item.because else "set it in the family, or say because what it differs"
-        raise ConfigError(f"protocols.yaml: {name}, {item.item}: {item.key} is {found!r}, published {item.value!r}; {remedy}")
+    if item.ours is not None:
+        return item.ours
+    found = resolved(item.recipe or family.recipe, item.keys)
+    others = {key: value for key, value in found.items() if value != item.keys[key]}
+    if bool(others) != bool(item.because):
+        key = next(iter(others or found))
+        remedy = "drop the reason" if item.because else "set it in the family, or say because of what it differs"
+        told = f"{key} is {found[key]!r}, published {item.keys[key]!r}"
+        raise ConfigError(f"protocols.yaml: {name}, {item.item}: {told}; {remedy}")
     where = f" (`{item.recipe}`)" if item.recipe else ""
-    return f"`{item.key}={_text(found)}`{where}"
+    return ", ".join(f"`{key}={_text(value)}`" for key, value in found.items()) + where
 
 
-def resolved(spelled: str, key: str) -> Any:
-    """The value of a dotted key of a recipe as it stands on a command line.
+def resolved(spelled: str, keys: Iterable[str]) -> dict[str, Any]:
+    """The values of dotted keys of a recipe of the library, spelled as on a command line.
 
     Raises:
         ConfigError: the recipe has no such key.
     """
     name, *words = shlex.split(spelled)
-    value: Any = plain(load(name, words, default="ce")[0])
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise ConfigError(f"{spelled}: has no key {key}")
-        value = value[part]
-    return value
+    tree = plain(load(library() / f"{name}.yaml", words, default="ce")[0])
+    found = {}
+    for key in keys:
+        value: Any = tree
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise ConfigError(f"{spelled}: has no key {key}")
+            value = value[part]
+        found[key] = value
+    return found
 
 
 def _text(value: Any) -> str:

@@ -15,14 +15,14 @@ from kd.recipe.library import library
 class Protocol(Config):
     """How a column was trained and measured; two numbers compare only where these agree.
 
-    ``keys`` are those of our recipes by which a run is known to follow it.
+    ``recipes`` are the folders of our recipes that follow it, by data set; a run that differs from them is said to.
     """
 
     checkpoint: str
     inference: str
     training: str
     initialisation: str
-    keys: dict[str, Any] = Field(default_factory=dict)
+    recipes: dict[str, str] = Field(default_factory=dict)
 
 
 class Source(Config):
@@ -36,7 +36,7 @@ class Source(Config):
 class Number(Config):
     """One published mIoU in percent. ``table`` marks the cells of the benchmark table; ``method`` null is the baseline.
 
-    ``keys`` are its own, beside those of its protocol; ``note`` is told wherever it is quoted.
+    ``keys`` are what it differs in from our recipe of its protocol; ``note`` is told wherever it is quoted.
     """
 
     dataset: str

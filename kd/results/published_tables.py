@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kd.recipe.schema import came_later
-from kd.results.differences import flat
+from kd.recipe.library import library, method_files
+from kd.recipe.loading import load
+from kd.recipe.schema import plain
+from kd.results.differences import covers, differing
 from kd.results.names import DATASETS, METHODS, dataset_label, is_plain, student_label
 from kd.results.published import Number, Published
 from kd.results.render import Table
@@ -14,6 +16,18 @@ from kd.results.runs import Run
 
 MARK = "†"
 """Of published numbers on other labels."""
+SETTING = ("data", "augmentation", "student", "labels", "loss", "method", "weights", "schedule", "evaluation")
+FREE = (
+    "student.pretrained",  # where the file lies
+    "schedule.precision",
+    "schedule.accumulate",
+    "evaluation.every",
+    "evaluation.limit",
+    "evaluation.batch",
+    "evaluation.calibration",
+    "evaluation.quick",
+)
+"""What may be other than in the recipe of a published protocol without being told; precision is in PROTOCOLS.md."""
 TOLD = 4
 """How many differing keys a footnote names."""
 
@@ -22,7 +36,7 @@ TOLD = 4
 class Quote:
     """A published number, and the baseline published under the same protocol (None: there is none).
 
-    ``differs`` tells the keys in which the run that it stands beside does not follow that protocol.
+    ``differs`` tells the keys in which the run that it stands beside is not our recipe of that protocol.
     """
 
     number: Number
@@ -56,12 +70,20 @@ def quote(published: Published, run: Run) -> Quote | None:
 
 
 def _differs(published: Published, number: Number, run: Run) -> tuple[str, ...]:
-    """E.g. ``schedule.batch 8 (16)``."""
-    leaves = dict(leaf for part in run.recipe for leaf in flat(run.recipe[part], part))
-    wanted = {**published.protocols[number.protocol].keys, **number.keys}
-    lacking = {key for key, value in wanted.items() if key not in leaves and came_later(key, value)}
-    found = {key: leaves.get(key, "-") for key in wanted if key not in lacking}
-    return tuple(f"{key} {value} ({wanted[key]})" for key, value in found.items() if value != wanted[key])
+    """Where a run does not follow the recipe of the published protocol, e.g. ``schedule.batch 8 (16)``; () without a recipe."""
+    folder = published.protocols[number.protocol].recipes.get(number.dataset)
+    if folder is None:
+        return ()
+    file = library() / folder / f"{number.student.lower().replace('-', '_')}.yaml"
+    theirs = plain(load(file, [_preset(number), *(f"{key}={value}" for key, value in number.keys.items())])[0])
+    found = differing(run.recipe, theirs, SETTING)
+    return tuple(f"{key} {ours} ({value})" for key, (ours, value) in found.items() if not covers(FREE, key))
+
+
+def _preset(number: Number) -> str:
+    """The word of the published method: the preset of the benchmark table, or that of its data set."""
+    word, known = number.method or "ce", method_files()
+    return word if word in known else f"{word}@{'citys' if number.dataset == 'cityscapes' else number.dataset}"
 
 
 def _baseline(published: Published, number: Number) -> Number | None:

@@ -117,7 +117,7 @@ def _finished(folder: Path) -> Run:
     path = folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        needed = {name: result[name] for name in FIELDS}
+        needed = {name: result[name] for name in FIELDS} | {"last": _by_the_official_rule(folder, result)}
         run = Run(folder, _recipe(folder), **needed, plan=_plan(folder), agreement=result.get("agreement"))
         missing = [part for part in IDENTITY if part not in run.parts]
         if result["status"] != "finished" or missing or not run.cost["seconds_per_step"]:
@@ -136,6 +136,20 @@ def _finished(folder: Path) -> Run:
     except (KeyError, TypeError, AttributeError) as error:
         raise _damage(path, f"{error} is missing or no such thing") from None
     return run
+
+
+def _by_the_official_rule(folder: Path, result: Tree) -> Tree:
+    """The scores; of a run from before classes without labels counted 0 where they are predicted, with today's mIoU."""
+    scores = result["last"][result["reported_on"]]
+    if "mIoU_labelled" in scores or not isinstance(scores["mIoU"], float) or not (folder / "counts.npz").is_file():
+        return result["last"]
+    try:
+        counts = Counts.load(folder / "counts.npz").once()
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return result["last"]  # told where the counts are needed
+    if abs(dataset_mean(counts, absent="drop") - scores["mIoU"]) > 1e-6:
+        return result["last"]
+    return {**result["last"], result["reported_on"]: {**scores, "mIoU": dataset_mean(counts)}}
 
 
 def _damage(path: Path, reason: str) -> InputError:
@@ -199,7 +213,6 @@ def load_counts(run: Run) -> Counts:
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise _damage(path, " ".join(str(error).split())) from None
     score, told = dataset_mean(counts), run.miou() or 0.0
-    before = dataset_mean(counts, absent="drop")  # how mIoU was once defined
-    if not min(abs(score - told), abs(before - told)) < 1e-6:
+    if not abs(score - told) < 1e-6:
         raise _damage(path, f"its mIoU is {score:.2f}, that of result.json {told:.2f}")
     return counts

@@ -13,11 +13,13 @@ from kd.data.augment import Augmentation, draw, replay
 from kd.evaluate.sliding import Sliding
 from kd.lookup import lookup
 from kd.networks.backbone import Levels
-from kd.networks.build import network_config
-from kd.networks.initialisation import initialise
+from kd.networks.build import build_network, network_config
 from kd.types import Outputs, grey_levels
 
 Inputs = dict[str, Tensor]
+
+BACKBONES = {"resnet18": 512, "resnet50": 2048, "mobilenetv2_100": 320, "xception65": 2048}
+"""Backbones by the channels of their last level, of which whole networks are built."""
 
 KEYS: dict[str, dict[str, Any]] = {
     "deeplabv3": {"name": "deeplabv3", "projection": "3x3"},
@@ -134,9 +136,9 @@ def initialisation(meta: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of a fresh decoder, under their published names; ``meta`` gives each one's shape."""
     width, inputs = meta["aspp.convs.1.0.weight"]["shape"][:2]
     classes = meta["head.1.bias"]["shape"][0]
-    module = _head("deeplabv3", (width, inputs), (4, 8), classes, {"width": width, "initialisation": "jdt"})
-    initialise(module)
-    own = module.state_dict()
+    backbone = next(name for name, channels in BACKBONES.items() if channels == inputs)
+    keys = {**KEYS["deeplabv3"], "backbone": backbone, "pretrained": False, "width": width, "initialisation": "jdt"}
+    own = build_network(network_config(keys), classes).head.state_dict()
     return {name: own[_renamed("deeplabv3", name)] for name in meta}
 
 
