@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -26,6 +27,17 @@ def test_each_resample_is_the_data_set_mean_of_the_drawn_images() -> None:
     for run, values in zip(runs, found, strict=True):
         expected = [dataset_mean(run.take(np.repeat(np.arange(6), times))) for times in drawn]
         np.testing.assert_allclose(values, expected, rtol=1e-12)
+
+
+def test_a_class_without_labels_counts_alike_in_every_resample() -> None:
+    """Else one pixel of it in one image would move the interval away from the score."""
+    table = counts([80.0] * 6)
+    stray = np.zeros((6, 2), np.int64)
+    stray[0, 1] = 1
+    run = replace(table, fp=table.fp + stray)
+    assert dataset_mean(run) == 40.0
+    (values,) = resampled([run], resamples=200)
+    np.testing.assert_allclose(values, 40.0)
 
 
 def test_draws_do_not_depend_on_what_is_resampled_along_or_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

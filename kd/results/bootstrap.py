@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd.metrics.counts import Counts, Integers
-from kd.metrics.scores import Floats, ratio
+from kd.metrics.scores import Floats, punished, ratio
 
 RESAMPLES = 5000
 LEVEL = 0.95
@@ -62,15 +62,17 @@ def resampled(runs: Sequence[Counts], resamples: int = RESAMPLES, seed: int = 0)
     """mIoU (D) in percent of every run in every resample of the images: ``R B``.
 
     The runs are measured on the same images in the same order; all see the same draws, and the draws depend on the number
-    of images and ``seed`` only. A class that no label contains counts as in ``dataset_mean``; one that only the drawn labels
-    lack leaves the mean of that resample.
+    of images and ``seed`` only. A class that no label contains, but this run predicts, counts 0 in every resample, as it does
+    in ``dataset_mean``; one that only the drawn labels lack leaves the mean of that resample.
     """
     images, classes = runs[0].tp.shape
     table = np.stack([(run.tp, run.fp, run.fn) for run in runs]).transpose(2, 0, 1, 3).reshape(images, -1).astype(np.float64)
     block = max(1, CELLS // max(table.shape[1], images))
     sums = (draw @ table for draw in _draws(images, resamples, block, seed))
-    unknown = runs[0].truth.sum(0) == 0
-    return np.concatenate([_miou(part.reshape(-1, len(runs), 3, classes), unknown) for part in sums]).T
+    zero = np.zeros((len(runs), classes), dtype=bool)
+    for number, run in enumerate(runs):
+        zero[number, punished(run)] = True
+    return np.concatenate([_miou(part.reshape(-1, len(runs), 3, classes), zero) for part in sums]).T
 
 
 def _draws(images: int, resamples: int, block: int, seed: int) -> Iterator[Floats]:
@@ -80,11 +82,11 @@ def _draws(images: int, resamples: int, block: int, seed: int) -> Iterator[Float
         yield rng.multinomial(images, even, min(block, resamples - first)).astype(np.float64)
 
 
-def _miou(sums: Floats, unknown: NDArray[np.bool_]) -> Floats:
-    """``B R 3 K`` to ``B R``; ``unknown`` (``K``) are the classes of no label."""
+def _miou(sums: Floats, zero: NDArray[np.bool_]) -> Floats:
+    """``B R 3 K`` to ``B R``; ``zero`` (``R K``) are the classes that always count 0."""
     tp, fp, fn = np.moveaxis(sums, 2, 0)
-    present = np.where(unknown, fp > 0, tp + fn > 0)
-    values = np.where(present, ratio(tp, fp, fn), 0)
+    present = (tp + fn > 0) | zero
+    values = np.where(present & ~zero, ratio(tp, fp, fn), 0)
     return values.sum(-1) / np.maximum(present.sum(-1), 1)
 
 
