@@ -498,6 +498,24 @@ def test_resize_and_workers_that_start_anew(tmp_path: Path) -> None:
     assert painted_data.dtype == np.uint8
 
 
+def test_a_mask_that_fits_the_unturned_photo_is_told_why_it_does_not_fit(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    put(tmp_path / "images" / "a.jpg", photo(9, (30, 40)), exif=exif)
+    put(tmp_path / "masks" / "a.png", np.zeros((30, 40), np.uint8))
+    message = r"is 30x40, its image 40x30 as its EXIF orientation 6 turns it; .* Turn the labels"
+    with pytest.raises(BrokenFileError, match=message):
+        whole(tmp_path).read(0)
+
+
+def test_a_split_that_is_not_there_comes_with_the_key_to_report_another(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        put(tmp_path / "images" / split / "a.png", photo(1, (30, 40)))
+        put(tmp_path / "masks" / split / "a.png", np.zeros((30, 40), np.uint8))
+    with pytest.raises(ConfigError, match=r"has no split 'test'; its splits are train, val\. Say evaluation\.report=val"):
+        opened(tmp_path, "test")
+
+
 # ----------------------------------------------------------------------------------------------- classes without a pixel
 
 

@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
     from kd.data.audit.report import lines, plain
     from kd.data.audit.scan import audit
     from kd.files import write_json
+    from kd.lookup import lookup
     from kd.recipe.loading import load
     from students.progress import bar
 
@@ -46,6 +47,8 @@ def run(options: argparse.Namespace) -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, plain(found))
     print("\n".join(lines(found)))
+    if recipe.evaluation.report not in (offered := lookup("kd.data", recipe.data.name, "Dataset").offers(recipe.data)):
+        print(f"there is no split {recipe.evaluation.report} to report: train with evaluation.report={offered[-1]}")
     if options.samples > 0 and any(found.samples.values()):
         print(f"\nsamples: {draw(recipe.data, found, options)}")
     if found.offences:

@@ -23,7 +23,11 @@ def open_split(config: Any, split: str) -> Dataset:
             f"{' or '.join(splits)}. To submit {split} to the data set's server, predict its images with `kd predict`"
         )
     if split not in splits:
-        raise ConfigError(f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(splits)}")
+        other = "val" if "val" in splits else splits[-1] if splits else "SPLIT"
+        raise ConfigError(
+            f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(splits)}. Say "
+            f"evaluation.report={other} (and evaluation.select={other}) to measure on one that is there"
+        )
     data: Dataset = cls(config, split)
     if len(data) == 0:
         raise ConfigError(f"data: the split '{split}' of {config.name} is empty; check data.root and the split's list")

@@ -106,7 +106,7 @@ class Folder(Dataset):
         """Image uint8 ``3 H W``, labels uint8 ``H W``."""
         pair = self.pairs[index]
         image, labels = read_image(pair.image), self._labels(pair.mask)
-        check_sizes(image, labels, pair.mask)
+        check_sizes(image, labels, pair.mask, pair.image)
         return resized(image, labels, self.config.resize)
 
 

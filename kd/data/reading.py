@@ -169,19 +169,30 @@ def read_pair(image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:
         BrokenFileError: a file is missing or unreadable, or the two differ in size.
     """
     image, labels = read_image(image_file), read_labels(label_file)
-    check_sizes(image, labels, label_file)
+    check_sizes(image, labels, label_file, image_file)
     return image, labels
 
 
-def check_sizes(image: Tensor, labels: Tensor, label_file: Path) -> None:
+def check_sizes(image: Tensor, labels: Tensor, label_file: Path, image_file: Path | None = None) -> None:
     """Refuse labels of another size than their image.
 
     Raises:
-        BrokenFileError: naming both sizes.
+        BrokenFileError: naming both sizes, and an EXIF orientation of the image that makes the difference.
     """
-    if image.shape[1:] != labels.shape:
-        sizes = f"{labels.shape[0]}x{labels.shape[1]}, its image {image.shape[1]}x{image.shape[2]}"
-        raise BrokenFileError(f"{label_file}: is {sizes}; label and image must have one size. Convert the labels again")
+    if image.shape[1:] == labels.shape:
+        return
+    sizes = f"{labels.shape[0]}x{labels.shape[1]}, its image {image.shape[1]}x{image.shape[2]}"
+    remedy = "Convert the labels again"
+    if image_file is not None and tuple(labels.shape) == (image.shape[2], image.shape[1]):
+        with Image.open(image_file) as file:
+            orientation = file.getexif().get(ORIENTATION, 1)
+        if orientation in TURNED:
+            sizes += f" as its EXIF orientation {orientation} turns it"
+            remedy = (
+                "Turn the labels as a viewer shows the image, or remove the orientation from the image where labels fit the "
+            )
+            remedy += "pixels as they are stored"
+    raise BrokenFileError(f"{label_file}: is {sizes}; label and image must have one size. {remedy}")
 
 
 def resized(image: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
