@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from helpers_tools import call
 from PIL import Image
 from test_folder import CLASSES, MASK, SIZE, config, photo, put
@@ -17,6 +18,7 @@ from test_folder import CLASSES, MASK, SIZE, config, photo, put
 from kd.config import ConfigError
 from kd.data.audit.report import inverse_log, lines, median_frequency, plain, weights
 from kd.data.audit.scan import Audit, audit
+from kd.data.build import open_split
 from kd.data.camvid import CamVid
 from kd.data.shapes import Shapes
 
@@ -157,6 +159,31 @@ def test_binary_masks_whose_255_is_ignored_by_mistake_are_noticed(tmp_path: Path
     assert "no pixel of train has this class" in found.offences[0].message
     assert "(33% of all pixels are ignored)" in found.offences[0].message
     assert found.offences[0].message.endswith("where 255 means crack, say 'data.classes={0: background, 255: crack}'")
+
+
+def painted(path: Path, order: list[int]) -> None:
+    """A palette mask whose numbers are those of ``order``, so that its colours show ``MASK``."""
+    colours = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
+    numbers = np.argsort(order)[MASK].astype(np.uint8)
+    image = Image.fromarray(numbers)
+    image.putpalette(colours[order].flatten().tolist())
+    put(path, image)
+
+
+def test_palettes_that_differ_from_file_to_file_are_noticed(tmp_path: Path) -> None:
+    """Read by number, such masks permute the classes in silence; read by colour they are right."""
+    clean(tmp_path, train=4)
+    for number in range(4):
+        painted(tmp_path / "masks" / "train" / f"{number}.png", [0, 2, 1] if number == 2 else [0, 1, 2])
+    found = audit(config(tmp_path), splits=["train"])
+    assert told(found) == [("train", "2")]
+    assert "paints the value 1 [0, 0, 142], most masks paint it [128, 64, 128]" in found.offences[0].message
+    (note,) = [note for note in found.notes if "palette" in note]
+    colours = "{background: [0, 0, 0], road: [128, 64, 128], car: [0, 0, 142]}"
+    assert note == f"1 masks have another palette than most; to read them by colour: 'data.colours={colours}' data.classes=null"
+    by_colour = config(tmp_path, classes=None, colours=yaml.safe_load(colours))
+    assert audit(by_colour, splits=["train"]).offences == []
+    assert (open_split(by_colour, "train").read(2)[1].numpy() == MASK).all()
 
 
 def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:

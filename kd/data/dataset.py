@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +53,10 @@ class Dataset(ABC):
     @abstractmethod
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W`` and labels uint8 ``H W`` with 255 for ignored pixels."""
+
+    def numbered_mask(self, index: int) -> Path | None:  # noqa: ARG002
+        """The mask's file where its numbers are read as they are, so that its palette can be compared with others'."""
+        return None
 
 
 def check_labels(labels: Tensor, classes: int, source: str) -> None:

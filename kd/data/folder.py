@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -108,6 +109,10 @@ class Folder(Dataset):
         image, labels = read_image(pair.image), self._labels(pair.mask)
         check_sizes(image, labels, pair.mask, pair.image)
         return resized(image, labels, self.config.resize)
+
+    def numbered_mask(self, index: int) -> Path | None:
+        """The file, unless masks are read by colour."""
+        return None if self.config.colours else self.pairs[index].mask
 
 
 def _check_labels_declared(config: Any) -> None:

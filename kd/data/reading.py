@@ -82,6 +82,18 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     return _decode(path, _numbers)
 
 
+def read_palette(path: Path) -> dict[int, tuple[int, int, int]]:
+    """The colours, RGB, of the numbers that a palette image holds; {} for other images, and files that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            if image.mode != "P":
+                return {}
+            entries = np.array(image.getpalette("RGB"), np.int64).reshape(-1, 3).tolist()
+            return {int(value): tuple(entries[value]) for value in np.unique(np.array(image)) if value < len(entries)}
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return {}
+
+
 def read_colours(path: Path) -> NDArray[np.uint8]:
     """The RGB colours of a painted label map, ``H W 3``; transparency is dropped, grey is a colour too.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,21 +16,24 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kd.config import ConfigError, InputError
 from kd.data.build import open_split
-from kd.data.dataset import Dataset
+from kd.data.dataset import Colour, Dataset
 from kd.data.folder_layout import OrphanError
 from kd.data.presence import Seen, Shower, advice
+from kd.data.reading import read_palette
 from kd.lookup import lookup
 from kd.types import IGNORE
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One scanned sample: ``pixels`` counts the labels 0..255; ``digest`` stands for the image's content; or an ``error``."""
+    """One scanned sample: ``pixels`` counts the labels 0..255; ``digest`` stands for the image's content; ``palette`` are the
+    colours of a mask's numbers, where it is read by number and has some; or an ``error``."""
 
     name: str
     size: tuple[int, int] = (0, 0)
     pixels: NDArray[np.int64] | None = None
     digest: str = ""
+    palette: dict[int, Colour] = field(default_factory=dict)
     error: str = ""
 
 
@@ -76,7 +79,9 @@ class Scan(TorchDataset[Sample]):
         digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
         digest.update(image.contiguous().numpy().tobytes())
         pixels = torch.bincount(labels.flatten(), minlength=256).numpy()
-        return Sample(name, (int(labels.shape[0]), int(labels.shape[1])), pixels, digest.hexdigest())
+        mask = self.data.numbered_mask(index)
+        palette = read_palette(mask) if mask is not None else {}
+        return Sample(name, (int(labels.shape[0]), int(labels.shape[1])), pixels, digest.hexdigest(), palette)
 
 
 def audit(
@@ -103,6 +108,7 @@ def audit(
     if not found.samples:
         raise ConfigError("\n".join(dict.fromkeys(offence.message for offence in found.offences)))
     _leakage(found)
+    _palettes(found, config)
     for split in found.samples:
         _absent(found, split)
         _remarks(found, split, crop)
@@ -157,6 +163,31 @@ def _leakage(found: Audit) -> None:
             message = f"is the same image as {name} of {other}; leave it in one split, or scores are too good"
             found.offences.append(Offence(split, sample.name, f"{sample.name}: {message}"))
         before[split] = sample.name
+
+
+def _palettes(found: Audit, config: Any) -> None:
+    """Masks that paint one number in different colours: a program that numbers colours anew in each file permutes classes."""
+    samples = [(split, sample) for split, scanned in found.samples.items() for sample in scanned]
+    seen: dict[int, Counter[Colour]] = defaultdict(Counter)
+    for _, sample in samples:
+        for value, colour in sample.palette.items():
+            seen[value][colour] += 1
+    usual = {value: colours.most_common(1)[0][0] for value, colours in seen.items()}
+    offenders = 0
+    for split, sample in samples:
+        others = [value for value, colour in sample.palette.items() if colour != usual[value]]
+        if others:
+            offenders += 1
+            told = (
+                f"paints the value {others[0]} {list(sample.palette[others[0]])}, most masks paint it {list(usual[others[0]])}"
+            )
+            message = f"{told}; where palettes differ the numbers may mean other classes: read the masks by colour"
+            found.offences.append(Offence(split, sample.name, f"{sample.name}: {message}"))
+    if offenders:
+        names = dict(getattr(config, "classes", None) or enumerate(found.classes))
+        colours = ", ".join(f"{names[value]}: {list(colour)}" for value, colour in sorted(usual.items()) if value in names)
+        paste = f"'data.colours={{{colours}}}' data.classes=null"
+        found.notes.append(f"{offenders} masks have another palette than most; to read them by colour: {paste}")
 
 
 def _absent(found: Audit, split: str) -> None:
