@@ -72,7 +72,14 @@ def named(folder: str, base: str) -> Any:
         name = value.get("name")
         if not isinstance(name, str) or not name:
             raise ConfigError(f"needs a name; it chooses a file of {folder.replace('.', '/')}/")
-        return lookup(folder, name, base).Config.model_validate(dict(value))
+        found = lookup(folder, name, base)
+        strange = [key for key in value if key not in found.Config.model_fields]
+        if strange and ":" in name and found.Config.__qualname__ == f"{base}.Config":
+            raise ConfigError(
+                f"{name} has no knob {strange[0]}; declare it inside {found.__name__}: class Config({base}.Config): "
+                f"{strange[0]}: float = 1.0"
+            )
+        return found.Config.model_validate(dict(value))
 
     return Annotated[SerializeAsAny[Named], BeforeValidator(check), _Marked(folder, base)]
 

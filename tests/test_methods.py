@@ -16,6 +16,7 @@ from kd.config import ConfigError
 from kd.lookup import lookup, options
 from kd.methods.jml_kd import JmlKd
 from kd.methods.method import Method
+from kd.recipe.schema import method_config
 from kd.types import IGNORE, Outputs, Sizes
 from students.objective import build_method, on_crop
 
@@ -177,3 +178,32 @@ def test_a_teacher_that_lacks_what_a_method_reads_is_refused(monkeypatch: pytest
     ):
         with pytest.raises(ConfigError, match=r"(fitnet|cwd|at) reads the teacher's embedding"):
             build_method(config, *pair)
+
+
+# ------------------------------------------------------------------------------------------- a first method of one's own
+
+
+class NoTerms(Method):
+    def forward(self, student: Any, teacher: Any, target: Any) -> dict[str, Any]:
+        return {"x": student.logits.mean()}
+
+
+class OwnInit(Method):
+    terms = ("x",)
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+
+def test_a_method_that_is_none_yet_is_told_what_it_lacks() -> None:
+    sizes = Sizes(3, 8, 16, False)
+    for cls, message in (
+        (NoTerms, r'NoTerms names no terms; .* e\.g\. terms = \("cosine",\)'),
+        (OwnInit, r"OwnInit.__init__ takes \(width: .*int.*a method is made of \(config, student, teacher\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            cls.fitted(cls.Config(name="x:X"), sizes, sizes)
+    with pytest.raises(
+        ConfigError, match=r"NoTerms has no knob margin; declare it inside NoTerms: class Config\(Method\.Config\)"
+    ):
+        method_config({"name": "test_methods:NoTerms", "margin": 3})

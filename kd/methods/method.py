@@ -6,6 +6,7 @@ routing of gradients is the method's own business (``detach``); the trainer sums
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,10 +54,22 @@ class Method(nn.Module):
         """The method for a pair of networks, if the teacher gives what it reads.
 
         Raises:
-            ConfigError: it does not, or the pair does not fit otherwise.
+            ConfigError: it does not, or the pair does not fit otherwise; or a class of the user's own is no method yet.
         """
         cls._check(cls.needs, config, teacher)
+        try:
+            inspect.signature(cls).bind(config, student, teacher)
+        except TypeError:
+            raise ConfigError(
+                f"method: {cls.__name__}.__init__ takes {inspect.signature(cls)}; a method is made of (config, student, "
+                "teacher): def __init__(self, config, student, teacher): super().__init__(config, student, teacher)"
+            ) from None
         built = cls(config, student, teacher)
+        if not built.terms:
+            raise ConfigError(
+                f'method: {cls.__name__} names no terms; say which ones its forward returns, e.g. terms = ("cosine",), and '
+                "weigh each under weights"
+            )
         cls._check(built.needs, config, teacher)  # what is read may depend on the configuration
         return built
 
