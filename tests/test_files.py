@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +157,78 @@ def test_labels_of_another_size_name_both_sizes(tmp_path: Path) -> None:
     photo, mask = saved(tmp_path / "a.png", PHOTO), saved(tmp_path / "m.png", LABELS.T)
     with pytest.raises(BrokenFileError, match=r"m\.png: is 7x5, its image 5x7; label and image must have one size"):
         read_pair(photo, mask)
+
+
+# --- what the header says
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_colours_of_16_bits_are_refused_rather_than_cut_to_8(tmp_path: Path, name: str) -> None:
+    """12-bit photos became 0 to 15, and mIoU fell from 73 to 28, without a word."""
+    deep = np.random.default_rng(0).integers(0, 4096, (*SIZE, 3)).astype(np.uint16)
+    path = (png16 if name.endswith("png") else tiff16)(tmp_path / name, deep)
+    for read in (read_image, read_colours):
+        with pytest.raises(BrokenFileError, match=r"has 16 bits a channel, of which 8 alone would be read; .* Convert"):
+            read(path)
+
+
+def png16(path: Path, pixels: np.ndarray) -> Path:
+    """An RGB PNG of 16 bits, which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
+
+
+def tiff16(path: Path, pixels: np.ndarray) -> Path:
+    """An uncompressed RGB TIFF of 16 bits, little endian."""
+    height, width = pixels.shape[:2]
+    content = pixels.astype("<u2").tobytes()
+    entries = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)]
+    entries += [(277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(content)), (284, 3, 1, 1)]
+    start = 14 + len(content)
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0" * 4
+    path.write_bytes(b"II*\0" + struct.pack("<I", start) + struct.pack("<HHH", 16, 16, 16) + content + table)
+    return path
+
+
+def test_a_picture_of_several_pages_is_refused(tmp_path: Path) -> None:
+    first, second = Image.fromarray(PHOTO), Image.fromarray(255 - PHOTO)
+    path = saved(tmp_path / "a.tif", first, save_all=True, append_images=[second])
+    with pytest.raises(BrokenFileError, match="holds 2 pages or frames, of which one alone would be read; split it"):
+        read_image(path)
+    labels = Image.fromarray(LABELS)
+    path = saved(tmp_path / "b.tif", labels, save_all=True, append_images=[labels])
+    with pytest.raises(BrokenFileError, match="holds 2 pages"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.tif", {"compression": "jpeg"}), ("a.webp", {"quality": 50}), ("b.webp", {"lossless": True})]
+)
+def test_lossy_codecs_inside_other_files_are_refused_for_masks(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    mask = np.repeat(np.repeat(LABELS, 8, 0), 8, 1)
+    image = Image.fromarray(mask if name.endswith("tif") else np.stack([mask * 80] * 3, -1))
+    path = saved(tmp_path / name, image, **options)
+    read = read_labels if name.endswith("tif") else read_colours
+    if options.get("lossless"):
+        assert (read(path)[..., 0] == mask * 80).all()
+        return
+    with pytest.raises(BrokenFileError, match="is a lossy (TIFF|WEBP); its lossy compression invents labels"):
+        read(path)
+    assert read_image(path).shape[0] == 3  # a photo may be lossy
+
+
+def test_the_largest_picture_is_a_limit_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.png", PHOTO)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own would refuse it
+    assert read_image(path).shape == (3, *SIZE)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    monkeypatch.setenv("KD_MAX_PIXELS", "34")
+    with pytest.raises(BrokenFileError, match=r"has 5 x 7 pixels, more than the 34 that are decoded; .*KD_MAX_PIXELS"):
+        read_image(path)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from kd.config import ConfigError, InputError
+from kd.config import ConfigError
+from kd.data.headers import BrokenFileError, bits, is_lossy, opened
 from kd.data.lazy_torchvision import functional
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
@@ -24,10 +25,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", "
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 NUMBERED = ("1", "L", "P", "LA", "PA", *DEEP[:-1])
 ORIENTATION = 0x0112
-
-
-class BrokenFileError(InputError):
-    """An image or label file cannot be decoded, or is of a kind that cannot hold what it should."""
 
 
 def data_root(root: str | None, folder: str) -> Path:
@@ -85,12 +82,12 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
 def read_palette(path: Path) -> dict[int, tuple[int, int, int]]:
     """The colours, RGB, of the numbers that a palette image holds; {} for other images, and files that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             if image.mode != "P":
                 return {}
             entries = np.array(image.getpalette("RGB"), np.int64).reshape(-1, 3).tolist()
             return {int(value): tuple(entries[value]) for value in np.unique(np.array(image)) if value < len(entries)}
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (BrokenFileError, UnidentifiedImageError, OSError, SyntaxError, ValueError):
         return {}
 
 
@@ -109,6 +106,7 @@ def _photo(path: Path, image: Image.Image) -> NDArray[np.uint8]:
             f"{path}: is a grey image of more than 8 bits (mode {image.mode}); which range of it matters is not for the reader "
             "to guess. Convert the images to 8 bits"
         )
+    _refuse_deep_colours(path, image)
     return np.array(image.convert("RGB"))
 
 
@@ -127,20 +125,30 @@ def _paint(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     _refuse_lossy(path, image)
     if image.mode in DEEP:
         raise BrokenFileError(f"{path}: is a {image.mode} image, which has no colours; declare data.classes without colours")
+    _refuse_deep_colours(path, image)
     return np.array(image.convert("RGB"))
 
 
-def _refuse_lossy(path: Path, image: Image.Image) -> None:
-    if image.format in ("JPEG", "MPO"):
+def _refuse_deep_colours(path: Path, image: Image.Image) -> None:
+    if (depth := bits(path, image)) > 8:
         raise BrokenFileError(
-            f"{path}: is a JPEG; its lossy compression invents labels along every edge. Export the label maps again "
+            f"{path}: has {depth} bits a channel, of which 8 alone would be read; which range of them matters is not for the "
+            "reader to guess. Convert the images to 8 bits"
+        )
+
+
+def _refuse_lossy(path: Path, image: Image.Image) -> None:
+    if is_lossy(path, image):
+        kind = "a JPEG" if image.format in ("JPEG", "MPO") else f"a lossy {image.format}"
+        raise BrokenFileError(
+            f"{path}: is {kind}; its lossy compression invents labels along every edge. Export the label maps again "
             "from their source, as PNG"
         )
 
 
 def _decode(path: Path, convert: Callable[[Path, Image.Image], np.ndarray]) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             image.load()
             values = convert(path, image)
             return np.ascontiguousarray(_upright(image, values))
@@ -148,7 +156,7 @@ def _decode(path: Path, convert: Callable[[Path, Image.Image], np.ndarray]) -> n
         raise
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: does not exist; is the data set complete?") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise BrokenFileError(f"{path}: cannot be decoded ({error}); fetch or convert this file again") from None
 
 

@@ -1,0 +1,71 @@
+"""What a picture file is, asked of its header before a pixel is decoded: pages, size, bits a channel, lossy codecs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from kd.config import InputError
+
+MOST_PIXELS = 2**30
+"""The largest picture that is decoded; KD_MAX_PIXELS in the environment sets another limit."""
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+BITS_PER_SAMPLE = 258
+"""The TIFF tag."""
+
+
+class BrokenFileError(InputError):
+    """An image or label file cannot be decoded, or is of a kind that cannot hold what it should."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose pixels are not decoded yet. Pillow's own limit of 179 million pixels is replaced by ours.
+
+    Raises:
+        BrokenFileError: it has several pages, or too many pixels.
+    """
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            _check(path, image)
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _check(path: Path, image: Image.Image) -> None:
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1 and image.format != "MPO":  # cameras put a preview behind the photo
+        raise BrokenFileError(
+            f"{path}: holds {pages} pages or frames, of which one alone would be read; split it into a file for each, e.g. "
+            f"'magick {path.name} page-%d.tif'"
+        )
+    most = int(os.environ.get("KD_MAX_PIXELS", MOST_PIXELS))
+    if image.width * image.height > most:
+        raise BrokenFileError(
+            f"{path}: has {image.height} x {image.width} pixels, more than the {most} that are decoded; cut it into tiles, or "
+            "set KD_MAX_PIXELS in the environment to more, if the memory suffices"
+        )
+
+
+def bits(path: Path, image: Image.Image) -> int:
+    """Bits a channel as the file says; Pillow drops all but 8 of colour pictures."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
+    return 8
+
+
+def is_lossy(path: Path, image: Image.Image) -> bool:
+    """Whether the codec invents values along edges: JPEG, also inside TIFF, and lossy WebP."""
+    if image.format == "WEBP":
+        with path.open("rb") as file:
+            return b"VP8 " in file.read(4096)
+    return image.format in ("JPEG", "MPO") or (image.format == "TIFF" and image.info.get("compression") in LOSSY_TIFF)
