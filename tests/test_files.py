@@ -219,7 +219,7 @@ def test_lossy_codecs_inside_other_files_are_refused_for_masks(tmp_path: Path, n
     if options.get("lossless"):
         assert (read(path)[..., 0] == mask * 80).all()
         return
-    with pytest.raises(BrokenFileError, match="is a lossy (TIFF|WEBP); its lossy compression invents labels"):
+    with pytest.raises(BrokenFileError, match=r"is a lossy (TIFF|WEBP); its lossy compression invents labels"):
         read(path)
     assert read_image(path).shape[0] == 3  # a photo may be lossy
 
