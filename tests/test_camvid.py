@@ -190,7 +190,12 @@ DAMAGE = {
     "no image": (JPEG, write(b"<html>not found</html>"), BrokenFileError, "cannot be decoded"),
     "PNG with a broken checksum": (PNG, patch(b"IDAT", 8, b"\0\0\0\0"), BrokenFileError, "cannot be decoded"),
     "PNG with a short header": (PNG, patch(b"IHDR", -4, b"\0\0\0\5"), BrokenFileError, "cannot be decoded"),
-    "JPEG of 4 gigapixels": (JPEG, patch(b"\xff\xc0", 5, b"\xff\xff\xff\xff"), BrokenFileError, "has 65535 x 65535 pixels, more than the"),
+    "JPEG of 4 gigapixels": (
+        JPEG,
+        patch(b"\xff\xc0", 5, b"\xff\xff\xff\xff"),
+        BrokenFileError,
+        "has 65535 x 65535 pixels, more than the",
+    ),
 }
 
 
