@@ -229,6 +229,9 @@ def test_the_largest_picture_is_a_limit_of_ours(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own would refuse it
     assert read_image(path).shape == (3, *SIZE)
     assert Image.MAX_IMAGE_PIXELS == 10
+    monkeypatch.setenv("KD_MAX_PIXELS", "1e9")
+    with pytest.raises(BrokenFileError, match="KD_MAX_PIXELS: is '1e9' in the environment; it is a number of pixels"):
+        read_image(path)
     monkeypatch.setenv("KD_MAX_PIXELS", "34")
     with pytest.raises(BrokenFileError, match=r"has 5 x 7 pixels, more than the 34 that are decoded; .*KD_MAX_PIXELS"):
         read_image(path)

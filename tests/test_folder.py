@@ -549,13 +549,20 @@ def test_a_class_without_a_pixel_is_refused_before_anything_is_written(tmp_path:
 def test_a_score_over_fewer_classes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {**cracks(tmp_path, 255), "classes": {0: "background", 255: "crack"}}
     result = execute(tiny(data=data), tmp_path / "run")
-    scores = result["last"]["test"]  # an image without a crack
-    counted = 1 + bool(scores["absent_but_predicted"])
-    assert coverage(scores) == (", mIoU over 1 of 2 classes" if counted == 1 else "")
     assert coverage(result["last"]["val"]) == ""
-    report(result, tmp_path / "run", "finished")
-    told = capsys.readouterr().out
-    assert "mIoU over 1 of 2 classes" in told or "no label of the split contains crack, predicted all the same" in told
+    scores = result["last"]["test"]  # an image without a crack
+    missed = {**scores, "iou": {"background": 100.0, "crack": None}, "absent_but_predicted": "", "mIoU": 100.0}
+    invented = {**scores, "iou": {"background": 90.0, "crack": 0.0}, "absent_but_predicted": "crack", "mIoU_labelled": 90.0}
+    assert scores["absent_classes"] == 1
+    for found, line in (
+        (missed, "mIoU 100.00 (test, last checkpoint, mIoU over 1 of 2 classes)"),
+        (
+            invented,
+            "no label of the split contains crack, predicted all the same: 0 in mIoU; over the other classes it is 90.00",
+        ),
+    ):
+        report({**result, "last": {**result["last"], "test": found}}, tmp_path / "run", "finished")
+        assert line in capsys.readouterr().out
 
 
 def test_a_split_without_labels_is_told_before_and_is_not_called_damaged(

@@ -60,7 +60,7 @@ def show(scores: dict[str, Any], title: str) -> None:
 
 
 def coverage(scores: dict[str, Any]) -> str:
-    """ ", mIoU over 1 of 2 classes" where labels of some are missing."""
+    """Told where labels of some classes are missing: ``, mIoU over 1 of 2 classes``."""
     values = list((scores.get("iou") or {}).values())
     counted = sum(value is not None for value in values)
     return f", mIoU over {counted} of {len(values)} classes" if counted < len(values) else ""

@@ -45,7 +45,10 @@ def _check(path: Path, image: Image.Image) -> None:
             f"{path}: holds {pages} pages or frames, of which one alone would be read; split it into a file for each, e.g. "
             f"'magick {path.name} page-%d.tif'"
         )
-    most = int(os.environ.get("KD_MAX_PIXELS", MOST_PIXELS))
+    given = os.environ.get("KD_MAX_PIXELS", str(MOST_PIXELS))
+    if not given.isdecimal():
+        raise BrokenFileError(f"KD_MAX_PIXELS: is {given!r} in the environment; it is a number of pixels, e.g. {MOST_PIXELS}")
+    most = int(given)
     if image.width * image.height > most:
         raise BrokenFileError(
             f"{path}: has {image.height} x {image.width} pixels, more than the {most} that are decoded; cut it into tiles, or "

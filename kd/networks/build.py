@@ -107,7 +107,7 @@ def load_network(folder: str | Path, name: str = "student") -> tuple[Network, di
     weights, card_file = Path(folder) / f"{name}.safetensors", Path(folder) / f"{name}.yaml"
     for file in (weights, card_file):
         if not file.is_file():
-            raise InputError(f"{file}: is missing; {HELD.get(name, f'both {name}.safetensors and {name}.yaml are needed')}")
+            raise InputError(f"{file}: is missing; {HELD[name]}")
     card = _card(card_file)
     network = build_network(network_config({**card["network"], "pretrained": False}), len(card["classes"]))
     try:

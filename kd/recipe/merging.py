@@ -7,6 +7,8 @@ one, since knobs of one class mean nothing to another. ``key=value`` overrides c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,15 @@ def read(path: Path, trail: tuple[Path, ...] = ()) -> tuple[Tree, Origins]:
     return merged, origins
 
 
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """A sweep reads the same few files for each of its points, and parsing is what takes the time."""
+    return yaml.safe_load(text)
+
+
 def _mapping(path: Path) -> Tree:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = deepcopy(_parsed(path.read_text(encoding="utf-8"))) or {}
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give the name or the path of a recipe; `kd recipes` lists them"
