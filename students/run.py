@@ -20,6 +20,7 @@ from kd.files import read_json, write_json, write_text
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
 from kd.networks.sync_batch_norm import synchronise
+from kd.recipe.identity import is_run_of
 from kd.recipe.loading import describe
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
@@ -45,13 +46,11 @@ def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
         ConfigError: the directory belongs to another recipe or seed; nothing there is touched.
     """
     begun = [name for name in (checkpoint.NAME, checkpoint.PREVIOUS, "result.json") if (folder / name).exists()]
-    if begun and (folder / "run.json").exists():
-        known = read_json(folder / "run.json")
-        if (known["fingerprint"], known["seed"]) != (fingerprint(recipe), recipe.seed):
-            raise ConfigError(
-                f"{folder}: holds another run ({_changed(recipe, folder)}); a run is never overwritten. Choose another "
-                "--output, or remove the directory"
-            )
+    if begun and (folder / "run.json").exists() and not is_run_of(folder, recipe):
+        raise ConfigError(
+            f"{folder}: holds another run ({_changed(recipe, folder)}); a run is never overwritten. Choose another "
+            "--output, or remove the directory"
+        )
     result = folder / "result.json"
     return read_json(result) if result.exists() else None
 
@@ -63,7 +62,7 @@ def _changed(recipe: Recipe, folder: Path) -> str:
         return "its recipe.yaml cannot be read"
     new = plain(recipe)
     keys = [path for part in ("seed", *IDENTITY) for path in _differences(old.get(part), new.get(part), part)]
-    return f"different: {', '.join(keys[:6])}"
+    return f"different: {', '.join(keys[:6]) or 'the weights that its recipe names'}"
 
 
 def _differences(old: Any, new: Any, path: str) -> list[str]:
@@ -148,10 +147,10 @@ def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
+        known = is_run_of(folder, recipe)
         write_text(folder / "recipe.yaml", describe(recipe, origins))
-        mark = fingerprint(recipe)
-        known = read_json(path) if path.exists() else {}
-        if (known.get("fingerprint"), known.get("seed")) != (mark, recipe.seed):
+        if not known:
+            mark = fingerprint(recipe)
             (folder / "teacher.json").unlink(missing_ok=True)
             identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
             write_json(path, identity)

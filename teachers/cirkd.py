@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from kd.config import ConfigError
+from kd.content import ContentPath, file_mark
 from kd.networks.build import build_network, network_config
-from kd.networks.weight_files import file_mark, read_state_dict
+from kd.networks.weight_files import read_state_dict
 from kd.types import Outputs
 from teachers.cirkd_names import Weights, architecture, ours
 from teachers.foreign import by_number
@@ -33,7 +34,7 @@ class CirkdTeacher(Teacher):
     class Config(Teacher.Config):
         """``path``: the weight file. ``classes`` names the channels in its order (default: the data set's order)."""
 
-        path: str
+        path: ContentPath
         classes: tuple[str, ...] | None = None
 
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.content import ContentPath
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, install_hint, matched, measured
@@ -37,7 +38,7 @@ class HfTeacher(Teacher):
         ``rename`` maps the teacher's names onto the data set's where they differ by more than case, blanks, ``-`` and ``_``.
         """
 
-        model: str
+        model: ContentPath
         revision: str | None = None
         rename: dict[str, str] = Field(default_factory=dict)
 

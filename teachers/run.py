@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
+from kd.content import ContentPath, file_mark
 from kd.networks.build import load_network
-from kd.networks.weight_files import file_mark
 from kd.types import Outputs
 from teachers.teacher import Teacher
 
@@ -24,7 +24,7 @@ class RunTeacher(Teacher):
     class Config(Teacher.Config):
         """``path`` is the run directory."""
 
-        path: str
+        path: ContentPath
         checkpoint: Literal["last", "best"] = "last"
 
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:

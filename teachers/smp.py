@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.content import ContentPath
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import Pixels, by_number, install_hint, measured
@@ -38,7 +39,7 @@ class SmpTeacher(Teacher):
         [0, 1], replace what ``smp.encoders.get_preprocessing_params`` says of the encoder's weights.
         """
 
-        path: str
+        path: ContentPath
         classes: tuple[str, ...] | None = None
         mean: Triple | None = None
         std: Triple | None = None

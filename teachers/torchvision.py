@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.content import ContentPath
 from kd.networks.weight_files import read_state_dict, weights_mark
 from kd.types import Outputs
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_number, install_hint, matched, measured
@@ -37,7 +38,7 @@ class TorchvisionTeacher(Teacher):
         """
 
         model: str = "deeplabv3_resnet101"
-        weights: str = "COCO_WITH_VOC_LABELS_V1"
+        weights: ContentPath = "COCO_WITH_VOC_LABELS_V1"
         rename: dict[str, str] = Field(default_factory=dict)
         classes: tuple[str, ...] | None = None
 

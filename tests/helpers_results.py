@@ -41,6 +41,7 @@ def write_run(
     curve: Sequence[tuple[int, float]] = ((3, 60.0), (6, 60.0)),
     cost: dict[str, float] | None = None,
     environment: dict[str, Any] | None = None,
+    mark: str | None = None,
 ) -> Path:
     """A finished run; ``scores`` are those of its images on the reported split (one number: four equal images)."""
     table = counts([scores] * 4 if isinstance(scores, float | int) else scores)
@@ -49,7 +50,8 @@ def write_run(
     miou = dataset_mean(table)
     selected, reported = recipe.evaluation.select, recipe.evaluation.report
     last = {split: {"mIoU": miou, "images": len(table)} for split in (selected, reported)}
-    source = {"source": "there", "mark": "m1", "split": selected, "mIoU": teacher}
+    mark = mark or fingerprint(recipe, ["teacher"])
+    source = {"source": "there", "mark": mark, "split": selected, "mIoU": teacher}
     result = {
         "status": "finished",
         **identity,

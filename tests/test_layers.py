@@ -16,7 +16,7 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 COMMANDS = sorted((ROOT / "kd" / "commands").glob("*.py"))
 
-FLOOR = {"kd", "kd.types", "kd.config", "kd.distributed", "kd.seeds", "kd.schedules", "kd.lookup", "kd.files"}
+FLOOR = {"kd", "kd.types", "kd.config", "kd.content", "kd.distributed", "kd.seeds", "kd.schedules", "kd.lookup", "kd.files"}
 RECIPE = FLOOR | {"kd.recipe"}
 TRAINING = {"kd", "students", "teachers.Teacher"}
 MAY_IMPORT = {

@@ -227,9 +227,8 @@ def test_teachers_must_agree_among_the_taught(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_was_trained_anew_in_between(tmp_path: Path) -> None:
-    three(tmp_path, "kd", 50.0)
-    path = tmp_path / "kd" / "seed2" / "result.json"
-    path.write_text(path.read_text().replace('"m1"', '"m2"'))
+    for seed in range(3):
+        write_run(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed), 50.0, mark="m2" if seed == 2 else "m1")
     with pytest.raises(ConfigError, match=r"seed2 do not compare: fresh taught them with different weights .m1 and m2.; run"):
         summarise(load(tmp_path), Choices())
 
@@ -383,6 +382,27 @@ def test_a_copied_sweep_still_knows_its_teacher(tmp_path: Path) -> None:
     block = only(tmp_path)
     assert block.teacher is not None
     assert block.teacher.mean == pytest.approx(70)
+
+
+def test_one_teacher_spelled_differently_makes_one_row(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    for seed, path in enumerate(["runs/big/seed0", "/data/runs/big/seed0", "../copies/big/seed0"]):
+        write_run(tmp_path / f"kd{seed}", tiny("kd", seed=seed, teacher={"name": "run", "path": path}), 51.0, mark="of big")
+    block = only(tmp_path)
+    assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("kd", [0, 1, 2])]
+    write_run(tmp_path / "other", tiny("kd", teacher={"name": "run", "path": "x/big/seed0"}), 51.0, mark="of another")
+    assert [len(other.rows) for other in summarise(load(tmp_path), Choices())] == [2, 2]
+
+
+def test_tokens_of_a_copied_sweep_are_the_same(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    for seed, root in enumerate(["runs/sweeps/x", "/data/x", "."]):
+        method = {"name": "maskd", "tokens": f"{root}/tokens-0123456789ab-s0"}
+        folder = write_run(tmp_path / f"maskd{seed}", tiny("kd", seed=seed, method=method), 52.0)
+        result = json.loads((folder / "result.json").read_text())
+        result["parts"]["method"] = f"when the path counted, {root}"
+        (folder / "result.json").write_text(json.dumps(result))
+    assert [(one.label, one.seeds) for one in only(tmp_path).rows] == [("ce", [0, 1, 2]), ("maskd", [0, 1, 2])]
 
 
 @pytest.mark.parametrize("path", [".", "", "seed0"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -24,9 +25,11 @@ from kd.data.build import open_split
 from kd.files import write_json
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
+from kd.recipe.schema import fingerprint
 from students import checkpoint
 from students.examining.previews import write_samples
 from students.nonfinite import NonFiniteLossError
+from students.run import finished
 from students.tracking.tracker import read_metrics
 from students.trainer import Trainer
 
@@ -324,3 +327,39 @@ def test_a_wrong_path_or_device_is_one_clear_line(tmp_path: Path, words: list[st
     assert len(lines) == 1
     assert "Traceback" not in done.stderr
     assert "choose another path" in lines[0] or "Use auto, cpu" in lines[0]
+
+
+def test_a_run_is_known_however_its_teacher_is_spelled(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole.parent)
+    teacher = shutil.copytree(whole, tmp_path / "teacher", ignore=shutil.ignore_patterns("*.pt", "previews"))
+    folder = tmp_path / "run"
+
+    def asked(path: Path | str) -> Any:
+        return tiny("kd", teacher={"name": "run", "path": str(path)}, schedule={"steps": 1})
+
+    execute(asked(whole), folder)
+    kept = (folder / "run.json").read_text()
+    for path in (whole.name, f"../{whole.parent.name}/{whole.name}", teacher):
+        assert finished(asked(path), folder) is not None
+    older = {**json.loads(kept), "fingerprint": fingerprint(asked(whole), spelled=True)}  # from when the path was written down
+    write_json(folder / "run.json", older)
+    for path in (whole, whole.name, teacher):
+        assert finished(asked(path), folder) is not None
+    (folder / "run.json").write_text(kept)
+    with pytest.raises(ConfigError, match=r"another run \(different: teacher\.path\)"):
+        finished(asked(tmp_path / "nowhere"), folder)
+    shutil.copy(whole / "best.safetensors", teacher / "student.safetensors")
+    with pytest.raises(ConfigError, match=r"different: teacher\.path"):
+        finished(asked(teacher), folder)
+    execute(asked(teacher), tmp_path / "other")
+    shutil.copy(whole / "student.safetensors", teacher / "student.safetensors")
+    with pytest.raises(ConfigError, match=r"different: the weights that its recipe names"):
+        finished(asked(teacher), tmp_path / "other")
+
+
+def test_a_run_whose_teacher_has_gone_is_still_finished(whole: Path, tmp_path: Path) -> None:
+    teacher = shutil.copytree(whole, tmp_path / "teacher", ignore=shutil.ignore_patterns("*.pt", "previews"))
+    recipe = tiny("kd", teacher={"name": "run", "path": str(teacher)}, schedule={"steps": 1})
+    execute(recipe, tmp_path / "run")
+    shutil.rmtree(teacher)
+    assert finished(recipe, tmp_path / "run") is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -333,7 +334,39 @@ def test_a_weight_is_set_where_its_term_is(recipes: Path) -> None:
         assert distilled.recipe.weights["kl"] == 3
 
 
-def test_the_committed_results_have_the_names_of_their_sweep() -> None:
+def test_the_committed_results_are_their_sweep_wherever_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ROOT / "recipes" / "camvid" / "results" / "camvid_cpu"
-    found = expand(read_sweep("camvid_cpu"), Path("runs/sweeps/camvid_cpu"))
-    assert {point.name for point in found} == {path.name for path in folder.iterdir() if path.is_dir()}
+    committed = {path.name for path in folder.iterdir() if path.is_dir()}
+    copy = shutil.copytree(folder, tmp_path / "copied")
+    monkeypatch.chdir(tmp_path)
+    for root in (folder, copy, Path("copied")):
+        assert {point.name for point in expand(read_sweep("camvid_cpu"), root)} == committed
+
+
+def test_points_are_called_the_same_wherever_the_sweep_lies(recipes: Path, tmp_path: Path) -> None:
+    sweep = read_sweep(write(recipes, axes={"method": ["ce", "kd"]}))
+    here, there = (expand(sweep, root) for root in (HERE, tmp_path / "elsewhere"))
+    assert [point.name for point in here] == [point.name for point in there]
+    assert here[-1].recipe.teacher.path == f"runs/sweeps/x/{here[0].name}"
+
+
+def test_a_teacher_from_elsewhere_is_known_by_its_weights(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "deep/copy"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "student.safetensors").write_bytes(b"weights")
+        (tmp_path / name / "student.yaml").write_text("classes: [a, b]")
+
+    def called(path: str) -> str:
+        return points(recipes, f"teacher.path={path}", axes={"method": ["kd"]})[-1].name
+
+    spellings = ("teacher", "./teacher", "deep/../teacher", str(tmp_path / "teacher"), "deep/copy")
+    names = {called(path) for path in spellings}
+    assert len(names) == 1
+    assert called("nowhere") not in names
+    for file in ("student.safetensors", "student.yaml"):
+        (tmp_path / "deep/copy" / file).write_bytes(b"other")
+        assert called("deep/copy") not in names
+        names.add(called("deep/copy"))

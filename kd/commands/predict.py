@@ -35,9 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load, find the images, predict, report."""
     from kd.config import InputError
+    from kd.content import file_mark
     from kd.distributed import local_device
     from kd.networks.build import load_network
-    from kd.networks.weight_files import file_mark
     from students.examining.image_paths import find
     from students.examining.predictions import Writer, chosen_predictor, predict, server, submit
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.content import ContentPath
 from kd.losses.cross_entropy import cross_entropy
 from kd.methods.maps import KdMask, mean, pair, valid
 from kd.methods.method import Method
@@ -82,7 +83,7 @@ class MasKD(Method):
 
         count: int = Field(8, ge=1)
         share: float = Field(0.25, gt=0)
-        tokens: str | None = None
+        tokens: ContentPath | None = None
         aux: bool = True
         variant: Literal["segmentation", "detection"] = "segmentation"
         kd_mask: KdMask = "all"

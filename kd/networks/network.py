@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
+from kd.content import ContentPath
 from kd.distributed import world_size
 from kd.networks.backbone import Levels, build_backbone, levels_of
 from kd.networks.initialisation import LastConv, initialise
@@ -95,7 +96,7 @@ class Network(nn.Module, ABC):
 
         backbone: str = "resnet18d"
         options: dict[str, Any] = Field(default_factory=dict)
-        pretrained: bool | str = True
+        pretrained: bool | ContentPath = True
         pretrained_bgr: bool = False
         output_stride: int = Field(8, ge=1)
         aux: int = Field(0, ge=0)

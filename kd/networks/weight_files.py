@@ -19,11 +19,6 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 
 
-def file_mark(path: Path) -> str:
-    """16 hex digits that change with the file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
 def weights_mark(network: nn.Module) -> str:
     """16 hex digits that change with any weight or statistic, however it was stored."""
     digest = hashlib.sha256()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from kd.config import Config, validate
+from kd.content import BY_CONTENT
 from kd.data.augment import Augmentation
 from kd.lookup import lookup, named
 from kd.losses.label_smoothing import LabelSmoothing
@@ -214,9 +215,13 @@ LATER: Tree = {
 fingerprint, so that what was trained before is still known."""
 
 
-def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY) -> str:
-    """12 hex digits that change with any value of the named parts; machine settings and the seed are not among them."""
-    values = {part: plain(recipe)[part] for part in parts}
+def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY, spelled: bool = False) -> str:
+    """12 hex digits that change with any value of the named parts; machine settings and the seed are not among them.
+
+    Weights are known by what they are, see :mod:`kd.content`; ``spelled``: by the path to them, as they were once.
+    """
+    tree = recipe.model_dump(mode="json", context=None if spelled else BY_CONTENT)
+    values = {part: tree[part] for part in parts}
     if "data" in values:
         values["data"].pop("root", None)  # where the files lie changes no number
     return hashlib.sha256(json.dumps(_known_before(values), sort_keys=True).encode()).hexdigest()[:12]

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError, InputError
+from kd.content import POINT
 from kd.results.differences import covers, differing, flat
 from kd.results.lineage import is_teacher_of, measured_alike, only_taught, only_tokens_of
 from kd.results.names import dataset_label, is_plain, row_label, student_label, teacher_label
@@ -111,8 +113,18 @@ def _blocks(names: tuple[str, str, str], family: list[Run], helpers: list[Run], 
     for run in family:
         if run.recipe.get("teacher"):
             merged = covers(choices.allow, "teacher.path")
-            taught.setdefault("several" if merged else teacher_label(run.recipe), []).append(run)
+            taught.setdefault("several" if merged else _called(run, family), []).append(run)
     return [_block(names, name, [*alone, *runs], helpers, choices) for name, runs in (taught or {None: []}).items()]
+
+
+def _called(run: Run, family: Sequence[Run]) -> str | None:
+    """The teacher as the first run spells it that learnt from the same weights."""
+    return next(teacher_label(other.recipe) for other in family if other is run or _learnt_from_the_same(other, run))
+
+
+def _learnt_from_the_same(one: Run, other: Run) -> bool:
+    marks = [(run.teacher or {}).get("mark") for run in (one, other)]
+    return None not in marks and marks[0] == marks[1]
 
 
 def _block(names: tuple[str, str, str], teacher: str | None, family: list[Run], helpers: list[Run], choices: Choices) -> Group:
@@ -148,6 +160,8 @@ def _agree(one: Run, other: Run, parts: Sequence[str], allow: tuple[str, ...]) -
         if one.parts[part] == other.parts[part] or covers(allow, part):
             continue
         keys = differing(one.recipe, other.recipe, (part,))
+        if part == "teacher" and set(keys) <= {"teacher.path"} and _learnt_from_the_same(one, other):
+            continue
         refused = {key: values for key, values in keys.items() if not covers(allow, key)}
         if keys and not refused:
             continue
@@ -188,7 +202,8 @@ def _rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[Run]]
         for runs in variants.values():
             leaves = dict(leaf for part in ROW for leaf in flat(runs[0].recipe.get(part), part))
             told = ", ".join(f"{key}={_short(leaves.get(key))}" for key in keys)
-            found[f"{label} ({told})" if told else label] = sorted(runs, key=lambda run: run.seed)
+            name = f"{label} ({told})" if told else label
+            found[f"{name} ({runs[0].fingerprint})" if name in found else name] = sorted(runs, key=lambda run: run.seed)
     return found
 
 
@@ -198,9 +213,16 @@ def _identity(run: Run, allow: tuple[str, ...]) -> str:
     for part in ROW:
         leaves = dict(flat(run.recipe.get(part), part))
         free = [key for key in leaves if covers(allow, key)]
-        rest = {key: value for key, value in leaves.items() if key not in free}
-        marks.append(json.dumps(rest, sort_keys=True, default=str) if free else run.parts[part])
+        rest = {key: _run_named_by(value) for key, value in leaves.items() if key not in free}
+        told = rest == leaves  # else the part's fingerprint says where something lies, or counts what is allowed to differ
+        marks.append(run.parts[part] if told else json.dumps(rest, sort_keys=True, default=str))
     return " ".join(marks)
+
+
+def _run_named_by(value: Any) -> Any:
+    """The run that a sweep's directory is named after, for a path to one; any other value itself."""
+    named = POINT.fullmatch(Path(value).name) if isinstance(value, str) else None
+    return named["run"] if named else value
 
 
 def _once(runs: Sequence[Run]) -> None:

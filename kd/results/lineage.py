@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kd.content import POINT
 from kd.results.differences import covers, differing
 from kd.results.names import row_label
 from kd.results.runs import Run
@@ -45,7 +45,7 @@ def _lies_at(run: Run, path: str | None, other: Run) -> bool:
     parts, folder = Path((path or "").removesuffix("method.safetensors")).parts, run.folder.resolve()
     if not parts:
         return False
-    if re.fullmatch(r".+-[0-9a-f]{12}-s\d+", parts[-1]):  # a sweep's name tells the content, wherever it was copied to
+    if POINT.fullmatch(parts[-1]):  # a sweep's name tells the content, wherever it was copied to
         return folder.name == parts[-1]
     if len(parts) == 1:  # such as seed0, of which there are many
         return any(folder == parent / parts[0] for parent in other.folder.resolve().parents)

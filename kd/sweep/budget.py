@@ -26,10 +26,15 @@ class Plan:
     pending: bool = False
 
 
-def clock_key(recipe: Recipe) -> str:
+def clock_key(recipe: Recipe, spelled: bool = False) -> str:
     """The same for recipes that differ in seed and number of steps only."""
     schedule = recipe.schedule.model_copy(update={"steps": 1})
-    return fingerprint(recipe.model_copy(update={"schedule": schedule}))
+    return fingerprint(recipe.model_copy(update={"schedule": schedule}), spelled=spelled)
+
+
+def measured_times(recipe: Recipe, clock: Clock) -> Mapping[str, Any] | None:
+    """What ``clock`` has of a recipe, also from when weights were known by their path; None if it has nothing."""
+    return clock.get(clock_key(recipe)) or clock.get(clock_key(recipe, spelled=True))
 
 
 def plans(recipes: Sequence[Recipe], file: SweepFile, clock: Clock) -> list[Plan]:
@@ -65,7 +70,7 @@ def _count(recipe: Recipe, file: SweepFile) -> int:
 
 def _cost(recipe: Recipe, file: SweepFile, clock: Clock) -> float | None:
     """Seconds per student step; tokens that others learn cost nothing."""
-    times = clock.get(clock_key(recipe))
+    times = measured_times(recipe, clock)
     return None if times is None else times["student"] + (times["extra"] if file.tokens == "own" else 0.0)
 
 

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from kd.config import ConfigError
 from kd.files import file_name
+from kd.recipe.identity import name_of
 from kd.recipe.library import trained_by
 from kd.recipe.loading import Draft, describe, draft
 from kd.recipe.merging import Origins
 from kd.recipe.schema import Recipe, build, fingerprint, plain
 from kd.sweep.axes import METHOD, Choice, Settings, matches
-from kd.sweep.budget import Clock, Plan, clock_key, plans
+from kd.sweep.budget import Clock, Plan, clock_key, measured_times, plans
 from kd.sweep.changes import apply_command_line, apply_settings, check_keys, distinct, meant
 from kd.sweep.schema import Sweep
 from kd.sweep.wandb_groups import Groups
@@ -91,7 +92,7 @@ def to_measure(sweep: Sweep, clock: Clock) -> dict[str, Recipe]:
         return {}
     expansion = _Expansion(sweep, Path())
     wanted = map(expansion.measurable, expansion.wanted)
-    return {key: recipe for recipe in wanted if (key := clock_key(recipe)) not in clock}
+    return {clock_key(recipe): recipe for recipe in wanted if measured_times(recipe, clock) is None}
 
 
 class _Expansion:
@@ -173,7 +174,7 @@ class _Expansion:
         if self.sweep.file.tokens == "shared" and _learns_tokens(student.recipe):
             needs.append(self._share_tokens(student, written, needs))
         point = self._point(student.label, "student", written, student.choices)
-        mark = point.name.removeprefix(point.label)
+        mark = f"{fingerprint(point.recipe)}-s{point.recipe.seed}"
         if (twin := self.students.get(mark)) is not None:
             raise ConfigError(
                 f"{self.sweep.path}: {_told(twin.choices)} and {_told(point.choices)} are the same run ({point.name}); an axis "
@@ -187,7 +188,7 @@ class _Expansion:
     def _point(self, label: str, role: Any, written: Draft, choices: Mapping[str, Choice]) -> Point:
         recipe = self._build(written, label)
         names = {axis: choice.label for axis, choice in choices.items()}
-        return Point(f"{label}-{fingerprint(recipe)}-s{recipe.seed}", label, role, recipe, written.origins, names)
+        return Point(name_of(recipe, label, self.root), label, role, recipe, written.origins, names)
 
     def _teacher(self, recipe: Recipe) -> Point | None:
         """The teacher's point, if the sweep is to train it."""

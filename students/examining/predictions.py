@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
+from kd.content import file_mark
 from kd.data.dataset import Colour, Dataset
 from kd.data.mask_coding import palette as fallback
 from kd.data.reading import BrokenFileError, read_image, read_labels
@@ -23,7 +24,6 @@ from kd.evaluate.build import build_predictor
 from kd.evaluate.predictor import Network, Predictor, labels
 from kd.files import write_whole
 from kd.lookup import lookup
-from kd.networks.weight_files import file_mark
 from students.examining.image_paths import Item
 from students.examining.previews import indexed, legend, overlay
 from students.progress import bar, say
