@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import string
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from test_folder import CLASSES, MASK, SIZE, config, photo, put
 
 from kd.config import ConfigError
 from kd.data.audit.report import inverse_log, lines, median_frequency, plain, weights
-from kd.data.audit.scan import Audit, audit
+from kd.data.audit.scan import Audit, Offence, audit
 from kd.data.build import open_split
 from kd.data.camvid import CamVid
 from kd.data.shapes import Shapes
@@ -124,15 +125,43 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
     assert json.loads(json.dumps(serial, allow_nan=False)) == serial
 
 
-def test_only_the_first_offences_are_shown_but_all_are_kept(tmp_path: Path) -> None:
+def test_offences_of_one_cause_are_one_line(tmp_path: Path) -> None:
     clean(tmp_path, train=30)
     for number in range(25):
         put(tmp_path / "masks" / "train" / f"{number}.png", np.full(SIZE, 9, np.uint8))
     found = examined(tmp_path)
     text = lines(found)
     assert len(plain(found)["offences"]) == 25
-    assert sum("holds the value 9" in line for line in text) == 20
-    assert text[-1] == "  ... and 5 more (--json FILE holds all)"
+    assert sum("holds the value 9" in line for line in text) == 1
+    assert "To mend (25):" in text
+    assert text[-1].startswith(f"  [train] {tmp_path}/masks/train/0.png: holds the value 9 (192 pixels)")
+    assert text[-1].endswith(" (24 more like it: 1, 10, 11, 12, ...)")
+
+
+def test_only_the_first_causes_are_shown() -> None:
+    found = Audit(offences=[Offence("train", letter, f"{letter}: is {letter}") for letter in string.ascii_lowercase])
+    text = lines(found)
+    assert sum(line.startswith("  [train]") for line in text) == 20
+    assert text[-1] == "  ... and 6 more (--json FILE holds all)"
+
+
+def test_what_the_files_are_is_counted(tmp_path: Path) -> None:
+    clean(tmp_path, train=4)
+    folder = tmp_path / "images" / "train"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    put(folder / "0.jpg", photo(7), exif=exif)
+    (folder / "0.png").unlink()
+    put(folder / "1.png", Image.fromarray(np.zeros(SIZE, np.uint16)))
+    painted(tmp_path / "masks" / "train" / "2.png", [0, 1, 2])
+    found = examined(tmp_path, splits=["train"])
+    facts = plain(found)
+    assert facts["files"]["images"] == {"PNG RGB": 2, "JPEG RGB": 1, "PNG grey, 16 bits": 1}
+    assert facts["files"]["masks"] == {"PNG grey": 3, "PNG palette": 1}
+    assert facts["turned_by_exif"] == {"3": 1}
+    text = lines(found)
+    assert "images: 2 PNG RGB; 1 JPEG RGB; 1 PNG grey, 16 bits" in text
+    assert "EXIF turns 1 images; they are read upright, as viewers show them, and masks must fit them so" in text
 
 
 def test_splits_that_cannot_be_opened_are_offences_and_others_are_scanned(tmp_path: Path) -> None:

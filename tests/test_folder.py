@@ -106,6 +106,46 @@ def test_a_mapping_names_values_and_its_order_numbers_them(tmp_path: Path, text:
     assert whole(tmp_path, classes=declared, ignore=[]).classes == ("car", "background", "road")
 
 
+def one_bit(path: Path, white: np.ndarray) -> None:
+    """As programs that shrink files write what holds 0 and 255 only."""
+    put(path, Image.fromarray(np.where(white, 255, 0).astype(np.uint8)).convert("1"))
+    with Image.open(path) as image:
+        assert image.mode == "1"
+
+
+def test_white_of_one_bit_is_255_as_in_other_masks(tmp_path: Path) -> None:
+    """Tiles of nothing but class 0 and "no label", shrunk to 1 bit, must not turn "no label" into class 1."""
+    pictures(tmp_path, ["a", "b", "c"])
+    one_bit(tmp_path / "masks" / "b.png", MASK == 1)
+    portions = {"train": 1.0}
+    for knobs in ({"classes": {0: "background", 7: "road", 2: "car"}}, {"classes": {0: "background", 2: "car"}}):
+        labels = open_split(config(tmp_path, portions=portions, **knobs), "train").read(1)[1]
+        assert (labels.numpy() == np.where(MASK == 1, IGNORE, 0)).all()
+    crack = config(tmp_path, portions=portions, classes={0: "background", 255: "crack"})
+    assert (open_split(crack, "train").read(1)[1].numpy() == (MASK == 1)).all()
+
+
+def test_one_bit_among_others_is_refused_where_1_means_something(tmp_path: Path) -> None:
+    pictures(tmp_path, ["a", "b", "c"])
+    one_bit(tmp_path / "masks" / "b.png", MASK == 1)
+    data = open_split(config(tmp_path, portions={"train": 1.0}), "train")
+    data.read(0)
+    with pytest.raises(BrokenFileError, match=r"b\.png: is a mask of 1 bit.*such as .*a\.png.*data\.classes=.*with 8 bits"):
+        data.read(1)
+
+
+def test_masks_that_are_all_of_one_bit_hold_0_and_1(tmp_path: Path) -> None:
+    pictures(tmp_path, ["a", "b", "c", "d"])
+    for name in "abcd":
+        one_bit(tmp_path / "masks" / f"{name}.png", MASK == 1)
+    data = open_split(config(tmp_path, classes=["background", "crack"], portions={"train": 0.5, "val": 0.5}), "val")
+    assert all((data.read(index)[1].numpy() == (MASK == 1)).all() for index in range(2))
+    train = open_split(config(tmp_path, classes=["background", "crack"], portions={"train": 0.5, "val": 0.5}), "train")
+    put(train.pairs[0].mask, (MASK == 1).astype(np.uint8))  # a mask of another split counts too
+    with pytest.raises(BrokenFileError, match="is a mask of 1 bit"):
+        open_split(data.config, "val").read(0)
+
+
 def test_values_of_16_bits_are_mapped(tmp_path: Path) -> None:
     mask = np.array([0, 1000, 65535], np.uint16)[MASK]
     labels = read_mask(tmp_path, mask, classes={0: "background", 1000: "road"}, ignore=65535)

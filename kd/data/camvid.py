@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import PositiveInt
 from torch import Tensor
 
-from kd.data.dataset import Colour, Dataset, check_labels
+from kd.data.dataset import Colour, Dataset, Files, check_labels
 from kd.data.list_files import located, read_list
 from kd.data.reading import data_root, read_pair, resized
 from kd.types import IGNORE
@@ -67,6 +67,7 @@ class CamVid(Dataset):
         self.split = split
         self.stems = read_list(self.root / f"{split}.txt", "CamVid", SUFFIXES)
         self.images = located(self.root / split, self.stems, SUFFIXES)
+        self.labels = [self.root / f"{split}annot" / f"{stem}.png" for stem in self.stems]
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -75,9 +76,13 @@ class CamVid(Dataset):
         """The file's stem."""
         return self.stems[index]
 
+    def files(self, index: int) -> Files:
+        """Image and mask."""
+        return Files(self.images[index], self.labels[index], numbered=True)
+
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``."""
-        path = self.root / f"{self.split}annot" / f"{self.stems[index]}.png"
+        path = self.labels[index]
         image, labels = read_pair(self.images[index], path)
         labels = labels.where(labels != VOID, IGNORE)
         check_labels(labels, len(self.classes), str(path))

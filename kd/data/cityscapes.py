@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
-from kd.data.dataset import Colour, Dataset, LabelError
+from kd.data.dataset import Colour, Dataset, Files, LabelError
 from kd.data.list_files import Count, by_stem, check_count
 from kd.data.reading import check_sizes, data_root, read_image, read_labels, resized
 from kd.data.submission import Submission
@@ -132,6 +132,10 @@ class Cityscapes(Dataset):
     def identity(self, index: int) -> str:
         """``CITY_SEQ_FRAME``."""
         return frame(self.images[index].name)
+
+    def files(self, index: int) -> Files:
+        """Image and mask."""
+        return Files(self.images[index], self.labels[index] if self.labels else None, numbered=True)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``; in ``test`` all are 255.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,14 @@ from kd.config import InputError, Named
 from kd.types import IGNORE
 
 Colour = tuple[int, int, int]
+
+
+class Files(NamedTuple):
+    """An image's and a mask's file, where there are any; ``numbered``: the mask's numbers, not its colours, are read."""
+
+    image: Path | None = None
+    mask: Path | None = None
+    numbered: bool = False
 
 
 class LabelError(InputError):
@@ -54,9 +62,9 @@ class Dataset(ABC):
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W`` and labels uint8 ``H W`` with 255 for ignored pixels."""
 
-    def numbered_mask(self, index: int) -> Path | None:  # noqa: ARG002
-        """The mask's file where its numbers are read as they are, so that its palette can be compared with others'."""
-        return None
+    def files(self, index: int) -> Files:  # noqa: ARG002
+        """Where a sample comes from, so that ``kd check-data`` can tell what the files are."""
+        return Files()
 
 
 def check_labels(labels: Tensor, classes: int, source: str) -> None:

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.dataset import Colour, Dataset, LabelError, check_labels
+from kd.data.dataset import Colour, Dataset, Files, LabelError, check_labels
 from kd.data.list_files import Count, by_stem, check_count
 from kd.data.reading import check_sizes, data_root, read_colours, read_image, read_labels, resized
 from kd.types import IGNORE
@@ -75,6 +75,10 @@ class DeepGlobe(Dataset):
     def identity(self, index: int) -> str:
         """The number in the file's name, e.g. ``100694``."""
         return self.images[index].stem.removesuffix(IMAGE)
+
+    def files(self, index: int) -> Files:
+        """Image and mask."""
+        return Files(self.images[index], self.labels[index])
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.dataset import Colour, Dataset
+from kd.data.dataset import Colour, Dataset, Files
 from kd.data.folder_layout import SPLIT, Layout
 from kd.data.mask_coding import ByColour, ByValue, ClassColours, ClassValues, Values, palette
 from kd.data.reading import check_sizes, data_root, read_image, resized
@@ -93,7 +94,9 @@ class Folder(Dataset):
         self.names = _file_names([pair.name for pair in self.pairs])
         self.classes, self.colours = _declared(config)
         self._labels = (
-            ByColour(_in_order(config), config.ignore_colours) if config.colours else ByValue(config.classes, config.ignore)
+            ByColour(_in_order(config), config.ignore_colours)
+            if config.colours
+            else ByValue(config.classes, config.ignore, self._all_masks)
         )
 
     def __len__(self) -> int:
@@ -110,9 +113,13 @@ class Folder(Dataset):
         check_sizes(image, labels, pair.mask, pair.image)
         return resized(image, labels, self.config.resize)
 
-    def numbered_mask(self, index: int) -> Path | None:
-        """The file, unless masks are read by colour."""
-        return None if self.config.colours else self.pairs[index].mask
+    def files(self, index: int) -> Files:
+        """The image's and the mask's; numbered unless masks are read by colour."""
+        return Files(self.pairs[index].image, self.pairs[index].mask, not self.config.colours)
+
+    def _all_masks(self) -> Iterator[Path]:
+        layout = Layout(self.config, self.root)
+        return (pair.mask for split in layout.splits for pair in layout.pairs(split))
 
 
 def _check_labels_declared(config: Any) -> None:

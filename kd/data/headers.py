@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from kd.config import InputError
 
@@ -16,6 +17,13 @@ MOST_PIXELS = 2**30
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 BITS_PER_SAMPLE = 258
 """The TIFF tag."""
+ORIENTATION = 0x0112
+"""The EXIF tag: 1 is upright, 2 to 8 turn or mirror what is stored."""
+DECODING = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
+"""What Pillow raises about files that are no pictures, or damaged ones."""
+DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+"""What Pillow calls grey pictures of more than 8 bits."""
+MODES = {"1": "1 bit", "L": "grey", "P": "palette", "LA": "grey + alpha", "PA": "palette + alpha", "RGBA": "RGB + alpha"}
 
 
 class BrokenFileError(InputError):
@@ -72,3 +80,35 @@ def is_lossy(path: Path, image: Image.Image) -> bool:
         with path.open("rb") as file:
             return b"VP8 " in file.read(4096)
     return image.format in ("JPEG", "MPO") or (image.format == "TIFF" and image.info.get("compression") in LOSSY_TIFF)
+
+
+def orientation(image: Image.Image) -> int:
+    """How EXIF turns a picture; 1, upright, where nothing readable is said."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def kind(path: Path) -> tuple[str, int]:
+    """What a file is, in words, e.g. ``PNG palette`` or ``TIFF RGB, 16 bits, lossy``, and its EXIF orientation."""
+    try:
+        with opened(path) as image:
+            depth, lossy = bits(path, image), is_lossy(path, image)
+            name = "JPEG" if image.format == "MPO" else image.format
+            words = [f"{name} {MODES.get(image.mode, 'grey' if image.mode in DEEP else image.mode)}"]
+            words += [f"{depth} bits"] if depth > 8 else []
+            words += ["lossy"] if lossy and name != "JPEG" else []
+            return ", ".join(words), orientation(image)
+    except (BrokenFileError, *DECODING):
+        return "unreadable", 1
+
+
+def is_one_bit(path: Path) -> bool:
+    """Whether a picture holds two values only, black and white, which file formats call 0 and 255 (not 0 and 1)."""
+    try:
+        with opened(path) as image:
+            return image.mode == "1"
+    except (BrokenFileError, *DECODING):
+        return False

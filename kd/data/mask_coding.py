@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from colorsys import hsv_to_rgb
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +16,11 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from kd.data.dataset import Colour, LabelError
+from kd.data.headers import BrokenFileError, is_one_bit
 from kd.data.reading import read_colours, read_values
 from kd.types import IGNORE
 
+WHITE = np.uint8(255)
 UNKNOWN = IGNORE - 1
 """Marks what was not declared, inside this file; so there are at most 254 classes."""
 LARGEST = 65535
@@ -106,12 +109,17 @@ Values = Annotated[tuple[int, ...], BeforeValidator(_several, int | list[int])]
 class ByValue:
     """Reads masks that store numbers: labels uint8 ``H W`` of a file.
 
+    White in a mask of 1 bit is 255. It is 1 only where 1 is declared and each of the set's ``masks`` is of 1 bit.
+
     Raises:
         LabelError: a value is neither a class nor ignored.
-        BrokenFileError: the file cannot be read as numbers.
+        BrokenFileError: the file cannot be read as numbers, or is of 1 bit where others are not, and 1 means something.
     """
 
-    def __init__(self, classes: Sequence[tuple[int, str]], ignore: Sequence[int]) -> None:
+    def __init__(
+        self, classes: Sequence[tuple[int, str]], ignore: Sequence[int], masks: Callable[[], Iterable[Path]] = tuple
+    ) -> None:
+        self.masks, self.ones = masks, 1 in [*dict(classes), *ignore]
         self.table = np.full(LARGEST + 2, UNKNOWN, np.uint8)
         self.table[list(ignore)] = IGNORE
         self.table[[value for value, _ in classes]] = range(len(classes))
@@ -120,6 +128,9 @@ class ByValue:
 
     def __call__(self, path: Path) -> Tensor:
         values = read_values(path)
+        if self.ones and values.size and values.max() == WHITE and is_one_bit(path):
+            self._check_white(path)
+            values = values // WHITE
         inside = values if values.dtype == np.uint8 else np.where((values < 0) | (values > LARGEST), LARGEST + 1, values)
         labels = self.table[inside]
         if (labels == UNKNOWN).any():
@@ -129,6 +140,19 @@ class ByValue:
                 "data.ignore if it means no label; or mend the mask"
             )
         return torch.from_numpy(labels)
+
+    def _check_white(self, path: Path) -> None:
+        if self.deeper is not None:
+            raise BrokenFileError(
+                f"{path}: is a mask of 1 bit, whose white is 255, and others hold more bits (such as {self.deeper}), so that 1 "
+                "and 255 may both occur. If 255 means a class, say so: 'data.classes={0: background, 255: NAME}'; if white "
+                "means 1 here, write these masks with 8 bits"
+            )
+
+    @cached_property
+    def deeper(self) -> Path | None:
+        """A mask of more than 1 bit, if there is one."""
+        return next((mask for mask in self.masks() if not is_one_bit(mask)), None)
 
 
 class ByColour:

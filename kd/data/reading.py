@@ -6,25 +6,22 @@ Every picture is read as a viewer shows it: turned as its EXIF orientation says.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.headers import BrokenFileError, bits, is_lossy, opened
+from kd.data.headers import DECODING, DEEP, BrokenFileError, bits, is_lossy, opened, orientation
 from kd.data.lazy_torchvision import functional
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 """What counts as a picture, in lower case."""
-DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 NUMBERED = ("1", "L", "P", "LA", "PA", *DEEP[:-1])
-ORIENTATION = 0x0112
 
 
 def data_root(root: str | None, folder: str) -> Path:
@@ -73,6 +70,8 @@ def read_labels(path: Path) -> Tensor:
 def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     """The numbers that a label map stores, ``H W``: uint8 (palette images: the index), int32 of files of 16 or 32 bits.
 
+    White is 255 in a file of 1 bit too, as its format says: programs that shrink files write 0 and 255 with 1 bit.
+
     Raises:
         BrokenFileError: the file is missing, unreadable, a JPEG, or has several channels.
     """
@@ -87,7 +86,7 @@ def read_palette(path: Path) -> dict[int, tuple[int, int, int]]:
                 return {}
             entries = np.array(image.getpalette("RGB"), np.int64).reshape(-1, 3).tolist()
             return {int(value): tuple(entries[value]) for value in np.unique(np.array(image)) if value < len(entries)}
-    except (BrokenFileError, UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except (BrokenFileError, *DECODING):
         return {}
 
 
@@ -118,7 +117,9 @@ def _numbers(path: Path, image: Image.Image) -> NDArray[np.uint8] | NDArray[np.i
             "declare them (data set 'folder': data.colours={road: [128, 64, 128], ...}); or convert it to an index PNG"
         )
     values = np.array(image.getchannel(0) if image.mode in ("LA", "PA") else image)
-    return values.astype(np.uint8) if values.dtype in (np.bool_, np.uint8) else values.astype(np.int32)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    return values if values.dtype == np.uint8 else values.astype(np.int32)
 
 
 def _paint(path: Path, image: Image.Image) -> NDArray[np.uint8]:
@@ -156,21 +157,17 @@ def _decode(path: Path, convert: Callable[[Path, Image.Image], np.ndarray]) -> n
         raise
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: does not exist; is the data set complete?") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DECODING as error:
         raise BrokenFileError(f"{path}: cannot be decoded ({error}); fetch or convert this file again") from None
 
 
 def _upright(image: Image.Image, values: np.ndarray) -> np.ndarray:
-    """Pixels ``H W ...`` turned as the file's EXIF says; unreadable EXIF says nothing."""
-    try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return values
-    turn = TURNED.get(orientation)
+    """Pixels ``H W ...`` turned as the file's EXIF says."""
+    turn = TURNED.get(orientation(image))
     return values if turn is None else turn(values)
 
 
-TURNED: dict[object, Callable[[np.ndarray], np.ndarray]] = {
+TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -205,9 +202,9 @@ def check_sizes(image: Tensor, labels: Tensor, label_file: Path, image_file: Pat
     remedy = "Convert the labels again"
     if image_file is not None and tuple(labels.shape) == (image.shape[2], image.shape[1]):
         with Image.open(image_file) as file:
-            orientation = file.getexif().get(ORIENTATION, 1)
-        if orientation in TURNED:
-            sizes += f" as its EXIF orientation {orientation} turns it"
+            turned = orientation(file)
+        if turned in TURNED:
+            sizes += f" as its EXIF orientation {turned} turns it"
             remedy = (
                 "Turn the labels as a viewer shows the image, or remove the orientation from the image where labels fit the "
             )

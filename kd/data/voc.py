@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.dataset import Colour, Dataset, check_labels
+from kd.data.dataset import Colour, Dataset, Files, check_labels
 from kd.data.list_files import Count, by_stem, check_count, located, read_list
 from kd.data.reading import data_root, read_pair, resized
 
@@ -115,6 +115,10 @@ class VOC(Dataset):
     def identity(self, index: int) -> str:
         """E.g. ``2007_000032``."""
         return self.stems[index]
+
+    def files(self, index: int) -> Files:
+        """Image and mask."""
+        return Files(self.images[index], self.labels[index], numbered=True)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd.data.audit.scan import Audit
+from kd.data.audit.scan import Audit, Offence
 from kd.types import IGNORE
 
 SHOWN = 20
@@ -55,6 +57,8 @@ def plain(found: Audit) -> dict[str, Any]:
     """Everything, JSON-able."""
     return {
         "classes": list(found.classes),
+        "files": {what: dict(kinds.most_common()) for what, kinds in found.kinds.items()},
+        "turned_by_exif": {str(orientation): count for orientation, count in sorted(found.turned.items())},
         "splits": {split: _split(found, split) for split in found.samples},
         "class_weights": weights(found),
         "offences": [vars(offence) for offence in found.offences],
@@ -84,17 +88,42 @@ def _sizes(found: Audit, split: str) -> dict[str, int]:
 def lines(found: Audit) -> list[str]:
     """The report for people: splits, classes, weights, notes, offences."""
     text = [line for split in found.samples for line in _about(found, split)]
-    text += _table(found) + _advice(found)
+    text += _files(found) + _table(found) + _advice(found)
     if found.notes:
         text += ["", "To know:", *(f"  {note}" for note in found.notes[:SHOWN]), *_rest(found.notes)]
     if found.offences:
-        told = [f"  [{offence.split}] {offence.message}" for offence in found.offences]
-        text += ["", f"To mend ({len(told)}):", *told[:SHOWN], *_rest(told)]
+        told = _causes(found.offences)
+        text += ["", f"To mend ({len(found.offences)}):", *told[:SHOWN], *_rest(told)]
     return text
+
+
+def _causes(offences: Sequence[Offence]) -> list[str]:
+    """A line for each cause: the first message of those that differ in names and numbers only, and whom else it concerns."""
+    alike: dict[tuple[str, str], list[Offence]] = {}
+    for offence in offences:
+        cause = re.sub(r"\d+", "#", offence.message.partition(": ")[2] or offence.message)
+        alike.setdefault((offence.split, cause), []).append(offence)
+    return [f"  [{split}] {first.message}{_others(others)}" for (split, _), (first, *others) in alike.items()]
+
+
+def _others(offences: Sequence[Offence]) -> str:
+    names = ", ".join(offence.name for offence in offences[:4]) + (", ..." if len(offences) > 4 else "")
+    return f" ({len(offences)} more like it: {names})" if offences else ""
 
 
 def _rest(told: list[str]) -> list[str]:
     return [f"  ... and {len(told) - SHOWN} more (--json FILE holds all)"] if len(told) > SHOWN else []
+
+
+def _files(found: Audit) -> list[str]:
+    """What images and masks are, and how many EXIF turns."""
+    text = []
+    for what, kinds in found.kinds.items():
+        told = "; ".join(f"{count} {kind}" for kind, count in kinds.most_common(6)) + ("; ..." if len(kinds) > 6 else "")
+        text += [f"{what}: {told}"] if kinds else []
+    if turned := found.turned.total():
+        text.append(f"EXIF turns {turned} images; they are read upright, as viewers show them, and masks must fit them so")
+    return text
 
 
 def _about(found: Audit, split: str) -> list[str]:

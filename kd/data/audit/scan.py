@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from kd.config import ConfigError, InputError
 from kd.data.build import open_split
 from kd.data.dataset import Colour, Dataset
 from kd.data.folder_layout import OrphanError
+from kd.data.headers import kind
 from kd.data.presence import Seen, Shower, advice
 from kd.data.reading import read_palette
 from kd.lookup import lookup
@@ -26,10 +27,13 @@ from kd.types import IGNORE
 
 @dataclass(frozen=True)
 class Sample:
-    """One scanned sample: ``pixels`` counts the labels 0..255; ``digest`` stands for the image's content; ``palette`` are the
-    colours of a mask's numbers, where it is read by number and has some; or an ``error``."""
+    """One scanned sample: ``kinds`` of its files, image and mask, and how EXIF turns the image (1: not); ``pixels`` counts the
+    labels 0..255; ``digest`` stands for the image's content; ``palette`` are the colours of a mask's numbers, where it is read
+    by number and has some; or an ``error``."""
 
     name: str
+    kinds: tuple[str, str] = ("", "")
+    orientation: int = 1
     size: tuple[int, int] = (0, 0)
     pixels: NDArray[np.int64] | None = None
     digest: str = ""
@@ -48,10 +52,13 @@ class Offence:
 
 @dataclass
 class Audit:
-    """What was found. ``samples`` by split are all readable ones; ``offences`` must be mended, ``notes`` be known."""
+    """What was found. ``samples`` by split are all readable ones; ``kinds`` counts what the files are, readable or not, and
+    ``turned`` the EXIF orientations of images that are not upright; ``offences`` must be mended, ``notes`` be known."""
 
     classes: tuple[str, ...] = ()
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    kinds: dict[str, Counter[str]] = field(default_factory=lambda: {what: Counter() for what in ("images", "masks")})
+    turned: Counter[int] = field(default_factory=Counter)
     offences: list[Offence] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -71,17 +78,19 @@ class Scan(TorchDataset[Sample]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Sample:
-        name = self.data.identity(index)
+        name, files = self.data.identity(index), self.data.files(index)
+        (image_kind, orientation), (mask_kind, _) = (("", 1) if path is None else kind(path) for path in files[:2])
+        seen = Sample(name, (image_kind, mask_kind), orientation)
         try:
             image, labels = self.data.read(index)
         except (InputError, OSError) as error:
-            return Sample(name, error=str(error))
+            return replace(seen, error=str(error))
         digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
         digest.update(image.contiguous().numpy().tobytes())
         pixels = torch.bincount(labels.flatten(), minlength=256).numpy()
-        mask = self.data.numbered_mask(index)
-        palette = read_palette(mask) if mask is not None else {}
-        return Sample(name, (int(labels.shape[0]), int(labels.shape[1])), pixels, digest.hexdigest(), palette)
+        palette = read_palette(files.mask) if files.mask is not None and files.numbered else {}
+        size = int(labels.shape[0]), int(labels.shape[1])
+        return replace(seen, size=size, pixels=pixels, digest=digest.hexdigest(), palette=palette)
 
 
 def audit(
@@ -138,6 +147,10 @@ def opened(config: Any, split: str, found: Audit | None = None) -> Dataset:
 def _scan(data: Dataset, split: str, found: Audit, workers: int, show: Shower | None) -> None:
     loader: Any = DataLoader(Scan(data), batch_size=1, num_workers=workers, collate_fn=_single, worker_init_fn=_one_thread)
     samples = list(loader if show is None else show(loader, f"checking {split}"))
+    for sample in samples:
+        for what, told in zip(found.kinds.values(), sample.kinds, strict=True):
+            what.update([told] if told else [])
+    found.turned.update(sample.orientation for sample in samples if sample.orientation != 1)
     found.samples[split] = [sample for sample in samples if not sample.error]
     found.offences += [Offence(split, sample.name, sample.error) for sample in samples if sample.error]
 
