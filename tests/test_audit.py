@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import string
 import subprocess
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from helpers_tools import call
 from PIL import Image
-from test_folder import CLASSES, MASK, SIZE, config, photo, put
+from test_folder import CLASSES, MASK, SIZE, config, photo, put, smooth
 
 from kd.config import ConfigError
 from kd.data.audit.report import inverse_log, lines, median_frequency, plain, weights
@@ -213,6 +214,16 @@ def test_palettes_that_differ_from_file_to_file_are_noticed(tmp_path: Path) -> N
     by_colour = config(tmp_path, classes=None, colours=yaml.safe_load(colours))
     assert audit(by_colour, splits=["train"]).offences == []
     assert (open_split(by_colour, "train").read(2)[1].numpy() == MASK).all()
+
+
+def test_masks_that_are_cut_are_told_as_such(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "a.png", photo(3, (64, 64)))
+    smooth(tmp_path / "masks" / "a.jpg")
+    found = audit(config(tmp_path, classes=["background", "disc"], threshold=128, portions={"train": 1.0}))
+    assert found.offences == []
+    (note,) = found.notes
+    assert re.fullmatch(r"train: masks are cut at a grey level; [5-9]\.\d\d% of their pixels are neither dark nor .*", note)
+    assert "masks: 1 JPEG grey" in lines(found)
 
 
 def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:

@@ -106,6 +106,37 @@ def test_a_mapping_names_values_and_its_order_numbers_them(tmp_path: Path, text:
     assert whole(tmp_path, classes=declared, ignore=[]).classes == ("car", "background", "road")
 
 
+def smooth(path: Path, **options: Any) -> np.ndarray:
+    """A bright disc with a grey rim; returns where it is above the middle."""
+    down, right = np.mgrid[:64, :64]
+    levels = np.clip(255 * (20.5 - np.hypot(down - 32, right - 32)) / 3, 0, 255).astype(np.uint8)
+    put(path, levels, **options)
+    return levels >= 128
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_grey_and_lossy_masks_are_cut_where_it_is_said_so(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "images" / "a.png", photo(3, (64, 64)))
+    truth = smooth(tmp_path / "masks" / name)
+    knobs = {"classes": ["background", "disc"], "portions": {"train": 1.0}}
+    with pytest.raises(InputError, match=r"data\.threshold=128"):
+        open_split(config(tmp_path, **knobs), "train").read(0)
+    labels = open_split(config(tmp_path, threshold=128, **knobs), "train").read(0)[1].numpy()
+    assert set(np.unique(labels)) == {0, 1}
+    assert (labels != truth).sum() <= (0 if name == "a.png" else 10)
+
+
+def test_only_two_classes_can_be_cut(tmp_path: Path) -> None:
+    for knobs in ({}, {"classes": ["a", "b"], "ignore": 7}, {"classes": None, "colours": {"a": [0, 0, 0], "b": [1, 1, 1]}}):
+        with pytest.raises(ConfigError, match="threshold cuts grey masks into two classes"):
+            config(tmp_path, threshold=128, **knobs)
+    assert config(tmp_path, threshold=9, classes={0: "a", 255: "b"}).ignore == ()
+    put(tmp_path / "images" / "a.png", photo(3))
+    put(tmp_path / "masks" / "a.png", np.full((*SIZE, 3), (200, 20, 20), np.uint8))
+    with pytest.raises(BrokenFileError, match=r"has colours.*data\.colours"):
+        open_split(config(tmp_path, threshold=128, classes=["a", "b"], portions={"train": 1.0}), "train").read(0)
+
+
 def one_bit(path: Path, white: np.ndarray) -> None:
     """As programs that shrink files write what holds 0 and 255 only."""
     put(path, Image.fromarray(np.where(white, 255, 0).astype(np.uint8)).convert("1"))

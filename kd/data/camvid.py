@@ -78,7 +78,7 @@ class CamVid(Dataset):
 
     def files(self, index: int) -> Files:
         """Image and mask."""
-        return Files(self.images[index], self.labels[index], numbered=True)
+        return Files(self.images[index], self.labels[index])
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``."""

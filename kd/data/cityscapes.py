@@ -135,7 +135,7 @@ class Cityscapes(Dataset):
 
     def files(self, index: int) -> Files:
         """Image and mask."""
-        return Files(self.images[index], self.labels[index] if self.labels else None, numbered=True)
+        return Files(self.images[index], self.labels[index] if self.labels else None)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``; in ``test`` all are 255.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +15,15 @@ from kd.types import IGNORE
 Colour = tuple[int, int, int]
 
 
+Reading = Literal["numbers", "colours", "greys"]
+
+
 class Files(NamedTuple):
-    """An image's and a mask's file, where there are any; ``numbered``: the mask's numbers, not its colours, are read."""
+    """An image's and a mask's file, where there are any, and what is read of the mask."""
 
     image: Path | None = None
     mask: Path | None = None
-    numbered: bool = False
+    read: Reading = "numbers"
 
 
 class LabelError(InputError):

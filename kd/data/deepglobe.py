@@ -78,7 +78,7 @@ class DeepGlobe(Dataset):
 
     def files(self, index: int) -> Files:
         """Image and mask."""
-        return Files(self.images[index], self.labels[index])
+        return Files(self.images[index], self.labels[index], "colours")
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``3 H W``, labels uint8 ``H W``.

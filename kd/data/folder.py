@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +11,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.dataset import Colour, Dataset, Files
+from kd.data.dataset import Colour, Dataset, Files, Reading
 from kd.data.folder_layout import SPLIT, Layout
-from kd.data.mask_coding import ByColour, ByValue, ClassColours, ClassValues, Values, palette
+from kd.data.mask_coding import ByColour, ByThreshold, ByValue, ClassColours, ClassValues, Values, palette
 from kd.data.reading import check_sizes, data_root, read_image, resized
 from kd.types import IGNORE
 
@@ -39,6 +39,7 @@ class Folder(Dataset):
         ``classes``: ``[background, road]`` (a mask value is the position), or ``{0: background, 255: crack}`` (value to name;
         the order is the class number). ``colours``: ``{road: [128, 64, 128], ...}``: masks are painted, and read by colour.
         ``ignore``, ``ignore_colours``: mask values, or colours, that mean no label; 255 by default, unless it is a class.
+        ``threshold``: for two classes whose masks are grey, with smoothed edges or lossy: from this level on it is the second.
         ``lists``: split to list file, which holds an image, or an image and its mask, a line.
         ``portions``: split to its share of the files. ``orphans``: whether images without mask, and masks without image, are
         refused or skipped. ``resize`` (H, W) shrinks what is read.
@@ -51,6 +52,7 @@ class Folder(Dataset):
         classes: ClassValues | None = None
         colours: ClassColours | None = None
         ignore: Values = (IGNORE,)
+        threshold: int | None = Field(None, ge=1, le=255)
         ignore_colours: tuple[tuple[Byte, Byte, Byte], ...] = ()
         lists: dict[str, str] = Field(default_factory=dict)
         portions: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
@@ -63,7 +65,8 @@ class Folder(Dataset):
             """The value that is ignored by default may be declared as a class."""
             classes = values.get("classes") if isinstance(values, dict) else None
             declared = isinstance(classes, dict) and str(IGNORE) in map(str, classes)
-            return {**values, "ignore": []} if declared and "ignore" not in values else values
+            cut = isinstance(values, dict) and values.get("threshold") is not None
+            return {**values, "ignore": []} if (declared or cut) and "ignore" not in values else values
 
         @model_validator(mode="after")
         def _makes_sense(self) -> Any:
@@ -93,11 +96,15 @@ class Folder(Dataset):
         self.pairs = Layout(config, self.root).pairs(split)
         self.names = _file_names([pair.name for pair in self.pairs])
         self.classes, self.colours = _declared(config)
-        self._labels = (
-            ByColour(_in_order(config), config.ignore_colours)
-            if config.colours
-            else ByValue(config.classes, config.ignore, self._all_masks)
-        )
+        self._labels = self._reader()
+
+    def _reader(self) -> Callable[[Path], Tensor]:
+        config = self.config
+        if config.threshold is not None:
+            return ByThreshold(config.threshold)
+        if config.colours:
+            return ByColour(_in_order(config), config.ignore_colours)
+        return ByValue(config.classes, config.ignore, self._all_masks)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -114,8 +121,9 @@ class Folder(Dataset):
         return resized(image, labels, self.config.resize)
 
     def files(self, index: int) -> Files:
-        """The image's and the mask's; numbered unless masks are read by colour."""
-        return Files(self.pairs[index].image, self.pairs[index].mask, not self.config.colours)
+        """The image's and the mask's."""
+        read: Reading = "colours" if self.config.colours else "numbers" if self.config.threshold is None else "greys"
+        return Files(self.pairs[index].image, self.pairs[index].mask, read)
 
     def _all_masks(self) -> Iterator[Path]:
         layout = Layout(self.config, self.root)
@@ -127,6 +135,11 @@ def _check_labels_declared(config: Any) -> None:
     both = [value for value, _ in config.classes or () if value in config.ignore]
     if both and not config.colours:
         raise ValueError(f"the mask value {both[0]} is a class and ignored; set data.ignore=[] or to another value")
+    if config.threshold is not None and (config.colours or config.ignore or len(config.classes or ()) != 2):
+        raise ValueError(
+            "threshold cuts grey masks into two classes and leaves no pixel out; give two classes, e.g. classes=[background, "
+            "crack], and neither colours nor ignore"
+        )
     both = [name for name, colour in config.colours or () if colour in config.ignore_colours]
     if both:
         raise ValueError(f"the colour of {both[0]} is ignored too; correct colours or ignore_colours")

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from kd.data.dataset import Colour, LabelError
 from kd.data.headers import BrokenFileError, is_one_bit
-from kd.data.reading import read_colours, read_values
+from kd.data.reading import read_colours, read_greys, read_values
 from kd.types import IGNORE
 
 WHITE = np.uint8(255)
+FEW = 4
+"""More undeclared values than these, in a mask of two classes, look like edges."""
 UNKNOWN = IGNORE - 1
 """Marks what was not declared, inside this file; so there are at most 254 classes."""
 LARGEST = 65535
@@ -125,6 +127,7 @@ class ByValue:
         self.table[[value for value, _ in classes]] = range(len(classes))
         known = ", ".join(f"{value} {name}" for value, name in classes[:12]) + (", ..." if len(classes) > 12 else "")
         self.known = f"{known}; ignored {', '.join(map(str, ignore)) or 'none'}"
+        self.binary = len(classes) == 2
 
     def __call__(self, path: Path) -> Tensor:
         values = read_values(path)
@@ -134,10 +137,12 @@ class ByValue:
         inside = values if values.dtype == np.uint8 else np.where((values < 0) | (values > LARGEST), LARGEST + 1, values)
         labels = self.table[inside]
         if (labels == UNKNOWN).any():
-            found = _counted(values[labels == UNKNOWN], str)
+            wrong = values[labels == UNKNOWN]
+            smooth = self.binary and len(np.unique(wrong)) > FEW
+            cut = "; if these are smoothed or lossy edges of one thing, cut them: data.threshold=128" if smooth else ""
             raise LabelError(
-                f"{path}: holds the value {found}, which is no class (known: {self.known}). Add it to data.classes, or to "
-                "data.ignore if it means no label; or mend the mask"
+                f"{path}: holds the value {_counted(wrong, str)}, which is no class (known: {self.known}). Add it to "
+                f"data.classes, or to data.ignore if it means no label; or mend the mask{cut}"
             )
         return torch.from_numpy(labels)
 
@@ -153,6 +158,20 @@ class ByValue:
     def deeper(self) -> Path | None:
         """A mask of more than 1 bit, if there is one."""
         return next((mask for mask in self.masks() if not is_one_bit(mask)), None)
+
+
+class ByThreshold:
+    """Reads grey masks, lossy ones too: 1 from a grey level on, 0 below; labels uint8 ``H W`` of a file.
+
+    Raises:
+        BrokenFileError: the file cannot be read, is painted, or of more than 8 bits.
+    """
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+
+    def __call__(self, path: Path) -> Tensor:
+        return torch.from_numpy((read_greys(path) >= self.level).astype(np.uint8))
 
 
 class ByColour:

@@ -21,6 +21,8 @@ from kd.data.lazy_torchvision import functional
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 """What counts as a picture, in lower case."""
+COLOURFUL = 48
+"""Levels by which the channels of a grey picture may differ, since lossy codecs tint it."""
 NUMBERED = ("1", "L", "P", "LA", "PA", *DEEP[:-1])
 
 
@@ -99,6 +101,28 @@ def read_colours(path: Path) -> NDArray[np.uint8]:
     return _decode(path, _paint)
 
 
+def read_greys(path: Path) -> NDArray[np.uint8]:
+    """The grey levels of a mask with smoothed or lossy edges, ``H W``; transparency is dropped.
+
+    Raises:
+        BrokenFileError: the file is missing, unreadable, painted, or of more than 8 bits a channel.
+    """
+    return _decode(path, _greys)
+
+
+def _greys(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in DEEP:
+        raise BrokenFileError(f"{path}: is a grey image of more than 8 bits (mode {image.mode}); convert the masks to 8 bits")
+    _refuse_deep_colours(path, image)
+    colours = np.array(image.convert("RGB"))
+    if (spread := int(np.ptp(colours, axis=2).max(initial=0))) > COLOURFUL:
+        raise BrokenFileError(
+            f"{path}: has colours (channels differ by {spread} levels), but data.threshold cuts grey levels; declare "
+            "data.colours instead"
+        )
+    return colours[..., 0]
+
+
 def _photo(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in DEEP:
         raise BrokenFileError(
@@ -143,7 +167,7 @@ def _refuse_lossy(path: Path, image: Image.Image) -> None:
         kind = "a JPEG" if image.format in ("JPEG", "MPO") else f"a lossy {image.format}"
         raise BrokenFileError(
             f"{path}: is {kind}; its lossy compression invents labels along every edge. Export the label maps again "
-            "from their source, as PNG"
+            "from their source, as PNG; masks of one thing on a background can be cut: data.threshold=128"
         )
 
 

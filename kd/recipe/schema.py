@@ -200,6 +200,7 @@ def plain(recipe: Recipe) -> Tree:
 LATER: Tree = {
     "augmentation.resize": "antialiased",
     "data.val_labels": "voc",
+    "data.threshold": None,
     "student.initialisation": "torch",
     "student.drop_channels": False,
     "student.pretrained_bgr": False,

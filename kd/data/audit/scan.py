@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from kd.config import ConfigError, InputError
+from kd.config import ConfigError
+from kd.data.audit.sample import Sample, Scan
 from kd.data.build import open_split
 from kd.data.dataset import Colour, Dataset
 from kd.data.folder_layout import OrphanError
-from kd.data.headers import kind
 from kd.data.presence import Seen, Shower, advice
-from kd.data.reading import read_palette
 from kd.lookup import lookup
 from kd.types import IGNORE
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One scanned sample: ``kinds`` of its files, image and mask, and how EXIF turns the image (1: not); ``pixels`` counts the
-    labels 0..255; ``digest`` stands for the image's content; ``palette`` are the colours of a mask's numbers, where it is read
-    by number and has some; or an ``error``."""
-
-    name: str
-    kinds: tuple[str, str] = ("", "")
-    orientation: int = 1
-    size: tuple[int, int] = (0, 0)
-    pixels: NDArray[np.int64] | None = None
-    digest: str = ""
-    palette: dict[int, Colour] = field(default_factory=dict)
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,31 +47,6 @@ class Audit:
         """Labels of each readable image, ``N 256``."""
         found = [sample.pixels for sample in self.samples[split] if sample.pixels is not None]
         return np.stack(found) if found else np.zeros((0, 256), np.int64)
-
-
-class Scan(TorchDataset[Sample]):
-    """A split, sample by sample; errors become part of the sample."""
-
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> Sample:
-        name, files = self.data.identity(index), self.data.files(index)
-        (image_kind, orientation), (mask_kind, _) = (("", 1) if path is None else kind(path) for path in files[:2])
-        seen = Sample(name, (image_kind, mask_kind), orientation)
-        try:
-            image, labels = self.data.read(index)
-        except (InputError, OSError) as error:
-            return replace(seen, error=str(error))
-        digest = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
-        digest.update(image.contiguous().numpy().tobytes())
-        pixels = torch.bincount(labels.flatten(), minlength=256).numpy()
-        palette = read_palette(files.mask) if files.mask is not None and files.numbered else {}
-        size = int(labels.shape[0]), int(labels.shape[1])
-        return replace(seen, size=size, pixels=pixels, digest=digest.hexdigest(), palette=palette)
 
 
 def audit(
@@ -234,5 +190,11 @@ def _remarks(found: Audit, split: str, crop: tuple[int, int]) -> None:
     blank = [sample.name for sample in samples if sample.pixels is not None and not sample.pixels[:IGNORE].any()]
     if blank:
         found.notes.append(f"{split}: {len(blank)} images hold nothing but ignored pixels, first {', '.join(blank[:3])}")
+    cut = [sample.doubtful for sample in samples if sample.doubtful is not None]
+    if cut:
+        found.notes.append(
+            f"{split}: masks are cut at a grey level; {sum(cut) / len(cut):.2%} of their pixels are neither dark nor bright, "
+            "and scores along edges say little"
+        )
     if len({sample.size for sample in samples}) > 1:
         found.notes.append(f"{split}: images differ in size; keep evaluation.batch=1")
