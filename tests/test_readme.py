@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from helpers_tools import call
+from test_init import MASKS, folder, usual
 
-from kd.commands.main import COMMANDS
+from kd.commands.main import COMMANDS, main
 from kd.methods.cards import card, names, table
 from kd.recipe.library import recipe_names
 from kd.recipe.loading import load
@@ -93,10 +94,13 @@ def test_its_files_and_recipes_exist(text: str) -> None:
     for path in re.findall(r"`((?:kd|students|teachers|recipes|tests|tools)/[\w./@-]+)`", text):
         assert any(ROOT.glob(path)) or re.search("NAME|FOLDER|WORD", path), path
     for recipe in re.findall(r"recipes/[\w./@-]+\.yaml", text):
-        assert (ROOT / recipe).exists() or re.search("NAME|FOLDER|WORD", recipe), recipe
+        assert (ROOT / recipe).exists() or re.search("NAME|FOLDER|WORD|^recipes/mine", recipe), recipe
 
 
-def test_its_training_commands_are_understood() -> None:
+def test_its_training_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path / "mine", MASKS["numbers"][0], usual)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine"]) == 0
     found = [command for fence in re.findall(r"```\n(.*?)```", README, re.DOTALL) for command in COMMAND.findall(fence)]
     assert len(found) >= 8
     for command in found:

@@ -13,27 +13,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "predict",
-    "export",
-    "sweep",
-    "table",
-    "report",
-    "demo",
-    "recipes",
-    "compare-recipes",
-    "protocols",
-    "methods",
-    "check-data",
-    "prepare",
-    "cost",
-    "calibrate",
-    "benchmark",
-    "doctor",
-    "replay-wandb",
-    "schema",
+COMMANDS = tuple(
+    [
+        "init",
+        "train",
+        "evaluate",
+        "predict",
+        "export",
+        "sweep",
+        "table",
+        "report",
+        "demo",
+        "recipes",
+        "compare-recipes",
+        "protocols",
+        "methods",
+        "check-data",
+        "prepare",
+        "cost",
+        "calibrate",
+        "benchmark",
+        "doctor",
+        "replay-wandb",
+        "schema",
+    ]
 )
 """In the order of ``kd --help``. Each is a file of this folder with ``configure(parser)`` and ``run(options)``."""
 EPILOG = """`kd COMMAND --help` tells the options of each, with examples. Exit codes: 0 done, 2 bad input (the message says what

@@ -14,6 +14,7 @@ from kd.data.reading import SUFFIXES
 
 SPLIT = "{split}"
 USUAL = ("train", "val", "test")
+TRAINING = ("train", "training")
 PORTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
@@ -60,17 +61,17 @@ class Layout:
     @property
     def splits(self) -> tuple[str, ...]:
         """Their names, the usual ones first."""
-        return _ordered(list(self.lists) or list(self.portions) or self._folders())
+        return _ordered(list(self.lists) or list(self.portions) or list(self._folders()))
 
-    def _folders(self) -> list[str]:
-        """What ``{split}`` stands for, by the folders that are there."""
+    def _folders(self) -> dict[str, str]:
+        """What ``{split}`` stands for, by the folders that are there; ``Training`` is the split ``train``."""
         form = re.compile(re.escape(self.images).replace(re.escape(SPLIT), "([^/]+)", 1))
         there = [path.relative_to(self.root).as_posix() for path in self.root.glob(self.images.replace(SPLIT, "*"))]
         names = [match[1] for name in there if (match := form.fullmatch(name)) and not match[1].startswith((".", "__"))]
         found = [name for name in names if (self.root / self.masks.replace(SPLIT, name)).is_dir()]
         if not found:
             raise ConfigError(f"data.images: no split has {self.images} and {self.masks}{self._there(self.root)}")
-        return found
+        return {"train" if "train" not in found and name.lower() in TRAINING else name: name for name in found}
 
     def pairs(self, split: str) -> list[Pair]:
         """The pairs of a split, by name or in the order of its list.
@@ -79,7 +80,8 @@ class Layout:
             ConfigError: folders or files are missing, names collide, or nothing is left.
             OrphanError: images and masks do not pair up, and ``data.orphans`` does not say to skip such.
         """
-        images, masks = (self.root / name.replace(SPLIT, split) for name in (self.images, self.masks))
+        spelled = self._folders().get(split, split) if SPLIT in self.images and split not in self.lists else split
+        images, masks = (self.root / name.replace(SPLIT, spelled) for name in (self.images, self.masks))
         for key, folder in (("images", images), ("masks", masks)):
             if not folder.is_dir() and not self.lists:
                 raise ConfigError(f"data.{key}: {folder} is no directory{self._there(self.root)}")

@@ -140,15 +140,17 @@ def _table(found: Audit) -> list[str]:
     if not found.classes:
         return []
     width = max(5, *(len(name) for name in found.classes))
-    rows = ["", f"{'class':{width}s}" + "".join(f"{split + ' px%':>12s}{'images':>8s}" for split in found.samples)]
+    rows = ["", f"{'class':{width}s}" + "".join(f"{split + ' px%':>{_wide(split)}s}{'images':>8s}" for split in found.samples)]
     facts = {split: _split(found, split) for split in found.samples}
     for name in found.classes:
-        cells = [
-            f"{100 * fact['pixels'][name] / max(sum(fact['pixels'].values()), 1):12.3f}{fact['images_with'][name]:8d}"
-            for fact in facts.values()
-        ]
+        shares = {split: 100 * fact["pixels"][name] / max(sum(fact["pixels"].values()), 1) for split, fact in facts.items()}
+        cells = [f"{shares[split]:{_wide(split)}.3f}{fact['images_with'][name]:8d}" for split, fact in facts.items()]
         rows.append(f"{name:{width}s}" + "".join(cells))
     return rows
+
+
+def _wide(split: str) -> int:
+    return max(12, len(split) + 6)
 
 
 def _advice(found: Audit) -> list[str]:

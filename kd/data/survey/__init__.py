@@ -1,0 +1,1 @@
+"""What a folder of images and masks is, seen without being told: places, coding of the labels, sizes."""

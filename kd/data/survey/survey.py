@@ -1,0 +1,73 @@
+"""A look at a folder of images and masks: all that a recipe has to say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kd.config import InputError, validate
+from kd.data.folder import Folder
+from kd.data.folder_layout import Layout
+from kd.data.headers import DECODING, BrokenFileError, opened, orientation
+from kd.data.presence import Shower
+from kd.data.survey.coding import Coding, look, understood
+from kd.data.survey.names import coloured, numbered
+from kd.data.survey.places import Places, find
+
+MASKS_READ = 1000
+"""Where there are more, these are spread over all."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was seen. ``splits`` counts the pairs; ``sizes`` are height and width of the images of train."""
+
+    root: Path
+    places: Places
+    coding: Coding
+    splits: Mapping[str, int]
+    cut: bool
+    sizes: Sequence[tuple[int, int]]
+
+
+def survey(root: Path, given: Mapping[str, Any], show: Shower) -> Survey:
+    """Look at a folder. ``given`` are keys of the data set's configuration that the user has set.
+
+    Raises:
+        InputError: no images and masks pair up, or masks hold no classes.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: is no directory; give the folder that holds images and masks")
+    places = find(root) if not {"images", "masks"} <= given.keys() else Places(given["images"], given["masks"], "", 0)
+    data = {"images": places.images, "masks": places.masks, "mask_suffix": places.suffix, "orphans": "skip", **given}
+    config = validate(Folder.Config, {"name": "folder", "root": str(root), "classes": ["any"], **data}, "data")
+    layout = Layout(config, root)
+    pairs = {split: layout.pairs(split) for split in layout.splits}
+    masks = _spread([pair.mask for found in pairs.values() for pair in found])
+    seen = look(show(masks, "looking at masks"))
+    try:
+        coding = understood(seen, numbered(root), coloured(root, seen.colours))
+    except InputError as error:
+        raise InputError(f"{root / config.masks}: {error}") from None
+    images = [pair.image for pair in pairs.get("train", [])]
+    sizes = [size for path in show(images, "looking at images") if (size := _size(path))]
+    named = places._replace(images=config.images, masks=config.masks, suffix=config.mask_suffix)
+    counts = {split: len(found) for split, found in pairs.items()}
+    return Survey(root, named, coding, counts, bool(layout.portions), sizes)
+
+
+def _spread(paths: Sequence[Path]) -> list[Path]:
+    """At most ``MASKS_READ`` of them, from first to last."""
+    count = min(len(paths), MASKS_READ)
+    return [paths[place * len(paths) // count] for place in range(count)]
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Height and width as a viewer shows the picture."""
+    try:
+        with opened(path) as image:
+            return image.size if orientation(image) >= 5 else (image.height, image.width)
+    except (BrokenFileError, *DECODING):
+        return None
