@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from kd.config import ConfigError
+from kd.keywords import keywords
 from kd.networks.build import build_network, network_config
 from kd.networks.weight_files import file_mark, read_state_dict
 from kd.types import Outputs
@@ -36,6 +37,7 @@ class CirkdTeacher(Teacher):
         path: str
         classes: tuple[str, ...] | None = None
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         path = Path(config.path).expanduser()
         weights = read_state_dict(path, "teacher.path")

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, install_hint, matched, measured
@@ -41,6 +42,7 @@ class HfTeacher(Teacher):
         revision: str | None = None
         rename: dict[str, str] = Field(default_factory=dict)
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         model = _load(config)
         pixels, note = _pixels(config)

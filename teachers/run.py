@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
+from kd.keywords import keywords
 from kd.networks.build import load_network
 from kd.networks.weight_files import file_mark
 from kd.types import Outputs
@@ -27,6 +28,7 @@ class RunTeacher(Teacher):
         path: str
         checkpoint: Literal["last", "best"] = "last"
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         folder, name = Path(config.path).expanduser(), "student" if config.checkpoint == "last" else "best"
         try:
