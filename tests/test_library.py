@@ -29,6 +29,7 @@ from kd.types import Batch, Outputs, Sizes
 from teachers import AugmentedTeacher, EnsembleTeacher, FreshTeacher, RunTeacher, load_teacher
 
 ROOT = Path(__file__).parent.parent
+CACHE = ROOT / ".mypy_cache" / "library"
 ROOMS = {
     "kd.losses": "Loss",
     "kd.methods": "Method",
@@ -306,7 +307,7 @@ JaccardMetricLoss()("logits", "labels")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, list[str]]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What mypy says about each of a user's files, without configuration and plugins, the packages being on the path."""
     folder = tmp_path_factory.mktemp("user")
     shown = [f"import {room}" for room in ROOMS]
@@ -316,17 +317,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     files = {"right.py": RIGHT, "wrong.py": WRONG, "shown.py": "\n".join(shown), "page.py": page}
     for name, text in files.items():
         (folder / name).write_text(text)
-    cache = request.config.cache
-    assert cache is not None
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--no-implicit-reexport",
-        "--config-file=",
-        "--cache-dir",
-        str(cache.mkdir("mypy")),
-    ]
+    command = [sys.executable, "-m", "mypy", "--no-implicit-reexport", "--config-file=", f"--cache-dir={CACHE}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=200, cwd=folder, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
