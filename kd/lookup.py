@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny
+from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema
 
-from kd.config import ConfigError, Named
+from kd.config import ConfigError, Named, explain
 
 MARK = "x-chosen-from"
 """In a JSON Schema: a value whose name chooses a class, by the folder and the base of the classes."""
@@ -84,6 +84,26 @@ def named(folder: str, base: str) -> Any:
     return Annotated[SerializeAsAny[Named], BeforeValidator(check), _Marked(folder, base)]
 
 
+def configured(values: Any, folder: str, base: str, key: str) -> Any:
+    """A configuration that names its class: what a recipe writes under ``key``, plain, or a configuration already.
+
+    Raises:
+        ConfigError: the name or a knob is unknown, or a value wrong; told as in a recipe.
+    """
+    if isinstance(values, Mapping):
+        try:
+            return TypeAdapter(named(folder, base)).validate_python(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, key)) from None
+    if not hasattr(values, "name"):
+        example = {"name": next(iter(options(folder, base)))}
+        raise ConfigError(f"{key}: is {values!r}; give a mapping as a recipe does, e.g. {example}")
+    if values.name or not isinstance(values, Named):
+        return values
+    kind = type(values)
+    return values.model_copy(update={"name": _name(kind.__module__, kind.__qualname__.rpartition(".")[0])})
+
+
 class _Marked:
     """Tells the generator of JSON Schemas which classes a name may choose."""
 
@@ -92,6 +112,16 @@ class _Marked:
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
         return {MARK: self.mark}
+
+
+def recipe_name(cls: type[Any]) -> str:
+    """By what a recipe finds a class: its file's name, or ``package.module:Class`` for a user's own."""
+    return _name(cls.__module__, cls.__qualname__)
+
+
+def _name(module: str, cls: str) -> str:
+    top, _, rest = module.partition(".")
+    return rest.rpartition(".")[2] if top in ("kd", "teachers") else f"{module}:{cls}"
 
 
 def own_name(name: str) -> str:

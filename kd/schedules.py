@@ -18,23 +18,23 @@ class LearningRateConfig(Config):
     """
 
     shape: Literal["poly", "cosine", "constant"] = "poly"
-    power: float = Field(0.9, gt=0)
-    warmup: float = Field(0.0, ge=0, lt=1)
-    warmup_start: float = Field(1e-6, ge=0, le=1)
-    ends_at: float = Field(0.0, ge=0, lt=1)
-    floor: float = Field(0.0, ge=0, lt=1)
+    power: float = Field(default=0.9, gt=0)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    warmup_start: float = Field(default=1e-6, ge=0, le=1)
+    ends_at: float = Field(default=0.0, ge=0, lt=1)
+    floor: float = Field(default=0.0, ge=0, lt=1)
 
 
 class OptimizerConfig(Config):
     """One optimizer. ``head_multiplier`` scales the rate outside the backbone; ``decay_norms`` also decays 1-D parameters."""
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.02, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: float = Field(default=0.02, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(1e-4, ge=0)
-    head_multiplier: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    head_multiplier: float = Field(default=1.0, gt=0)
     decay_norms: bool = False
     learning_rate: LearningRateConfig = LearningRateConfig()
 

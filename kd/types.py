@@ -5,6 +5,7 @@ Shapes: ``B`` images, ``K`` classes, ``D`` channels, ``h w`` a network's own gri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -33,12 +34,13 @@ class Outputs:
     align_corners: bool = False
     """How the network's grid lies on the image; whoever resamples its maps must follow it."""
 
-    def at(self, size: tuple[int, int], field: str = "logits") -> Tensor:
-        """A field of logits, resampled bilinearly to ``size`` (H, W); half types become float32."""
+    def at(self, size: Sequence[int], field: str = "logits") -> Tensor:
+        """A field of logits, resampled bilinearly to ``size`` (H, W), e.g. ``target.shape[-2:]``; half types become float32."""
         maps = getattr(self, field)
         if maps is None:
             raise ValueError(f"the network has no {field}; build it with an auxiliary head, or drop the terms that use it")
-        return resample(full_precision(maps), size, self.align_corners)
+        height, width = size
+        return resample(full_precision(maps), (height, width), self.align_corners)
 
 
 def full_precision(values: Tensor) -> Tensor:

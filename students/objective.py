@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.lookup import lookup
+from kd.losses.build import build_loss
 from kd.losses.label_smoothing import LabelSmoothing, soften
 from kd.losses.loss import Loss, checked_labels
 from kd.losses.mixture import Mixture, check_weights
+from kd.methods.build import build_method
 from kd.methods.method import Method
 from kd.networks.network import Network
 from kd.recipe.schema import Recipe
@@ -74,19 +74,9 @@ def on_crop(sizes: Sizes, crop: tuple[int, int]) -> Sizes:
     return replace(sizes, grid=(height, width))
 
 
-def build_method(config: Any, student: Sizes, teacher: Sizes) -> Method:
-    """The method that a configuration names, for a pair of networks."""
-    return lookup("kd.methods", config.name, "Method").fitted(config, student, teacher)
-
-
 def _fitting(term: str, loss: Loss, classes: int) -> Loss:
     try:
         loss.check(classes)
     except ValueError as error:
         raise ConfigError(f"loss.{term}: {error}") from None
     return loss
-
-
-def build_loss(config: Any) -> Any:
-    """The loss that a configuration names."""
-    return lookup("kd.losses", config.name, "Loss")(**config.model_dump())

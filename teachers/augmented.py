@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.types import Outputs, Sizes, grey_levels
 from teachers.composite import Member, build_member, log_mean
 from teachers.teacher import Teacher
@@ -27,7 +28,7 @@ class AugmentedTeacher(Teacher):
 
         teacher: Member
         flip: bool = True
-        scales: tuple[float, ...] = Field((1.0,), min_length=1)
+        scales: tuple[float, ...] = Field(default=(1.0,), min_length=1)
 
         @field_validator("scales")
         @classmethod
@@ -36,6 +37,7 @@ class AugmentedTeacher(Teacher):
                 raise ValueError(f"are {list(scales)}; a scale must be above 0, for example 0.75")
             return scales
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         inner = build_member(config.teacher, classes, "teacher.teacher")
         sizes = Sizes(len(classes), 1, 0, inner.sizes.aux)

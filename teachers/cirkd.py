@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.content import ContentPath, file_mark
+from kd.keywords import keywords
 from kd.networks.build import build_network, network_config
 from kd.networks.weight_files import read_state_dict
 from kd.types import Outputs
@@ -37,6 +38,7 @@ class CirkdTeacher(Teacher):
         path: ContentPath
         classes: tuple[str, ...] | None = None
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         path = Path(config.path).expanduser()
         weights = read_state_dict(path, "teacher.path")

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from kd.keywords import keywords
 from kd.types import Outputs, Sizes
 from teachers.composite import Member, build_member, log_mean
 from teachers.teacher import Teacher
@@ -35,6 +36,7 @@ class EnsembleTeacher(Teacher):
                 )
             return self
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         places = enumerate(config.members)
         members = [build_member(member, classes, f"teacher.members.{place}") for place, member in places]

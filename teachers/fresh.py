@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.networks.build import build_network, network_config
 from kd.types import Outputs
 from teachers.teacher import Teacher
@@ -19,6 +20,7 @@ class FreshTeacher(Teacher):
 
         network: dict[str, Any]
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         network = build_network(network_config(config.network), len(classes))
         super().__init__(config, classes, classes, network.sizes, "a fresh network")

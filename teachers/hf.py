@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, install_hint, matched, measured
@@ -42,6 +43,7 @@ class HfTeacher(Teacher):
         revision: str | None = None
         rename: dict[str, str] = Field(default_factory=dict)
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         model = _load(config)
         pixels, note = _pixels(config)

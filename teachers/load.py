@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from kd.lookup import lookup
+from kd.lookup import configured, lookup
 from teachers.teacher import Teacher
 
 
-def load_teacher(config: Any, classes: tuple[str, ...], device: torch.device | str = "cpu") -> Teacher:
-    """The teacher that a recipe names, on a device, frozen.
+def load_teacher(config: Any, classes: Sequence[str], device: torch.device | str = "cpu") -> Teacher:
+    """The teacher that a configuration names, on a device, frozen; plain values as a recipe writes them do too.
+
+    ``classes`` are the names of the data set's classes, in its order.
 
     Raises:
-        ConfigError: the source is missing or damaged, or its classes are not the data set's.
+        ConfigError: the source is missing or damaged, its classes are not the data set's, or a value is wrong.
     """
-    teacher: Teacher = lookup("teachers", config.name, "Teacher")(config, classes)
+    config = configured(config, "teachers", "Teacher", "teacher")
+    teacher: Teacher = lookup("teachers", config.name, "Teacher")(config, tuple(classes))
     return teacher.to(device).requires_grad_(False)

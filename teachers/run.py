@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kd.config import ConfigError, InputError
 from kd.content import ContentPath, file_mark
+from kd.keywords import keywords
 from kd.networks.build import load_network
 from kd.types import Outputs
 from teachers.teacher import Teacher
@@ -27,6 +28,7 @@ class RunTeacher(Teacher):
         path: ContentPath
         checkpoint: Literal["last", "best"] = "last"
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         folder, name = Path(config.path).expanduser(), "student" if config.checkpoint == "last" else "best"
         try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import Pixels, by_number, install_hint, measured
@@ -44,6 +45,7 @@ class SmpTeacher(Teacher):
         mean: Triple | None = None
         std: Triple | None = None
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         model = _load(str(Path(config.path).expanduser()))
         network = SmpNetwork(model, _pixels(config, model))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
-from kd.types import Batch, Outputs, Sizes
+from kd.types import Batch, Outputs, Sizes, check_image
 
 
 class Teacher(nn.Module, ABC):
-    """Base of the teachers: callable ``batch -> Outputs``; never trained, never in train mode.
+    """Base of the teachers: callable, a batch or its images to ``Outputs``; never trained, never in train mode.
 
     ``mark`` identifies weights that come from a file, so that a replaced teacher is noticed. ``sizes`` says what the outputs
     look like; ``classes`` what the channels mean, which is the data set's order. A subclass loads its network, passes its own
@@ -28,12 +28,13 @@ class Teacher(nn.Module, ABC):
     class Config(Named):
         """``floor``: the least mIoU (percent, on ``evaluation.select``) below which a run refuses to distil."""
 
-        floor: float = Field(0.0, ge=0, le=100)
+        floor: float = Field(default=0.0, ge=0, le=100)
 
     order: Tensor
 
     def __init__(self, config: Any, own: tuple[str, ...], classes: tuple[str, ...], sizes: Sizes, source: str) -> None:
         super().__init__()
+        own, classes = tuple(own), tuple(classes)
         self.config, self.classes, self.sizes, self.source = config, classes, sizes, source
         self.reorders = own != classes
         self.mark: str | None = None
@@ -52,13 +53,24 @@ class Teacher(nn.Module, ABC):
         aux = None if outputs.aux_logits is None else outputs.aux_logits[:, self.order]
         return replace(outputs, logits=outputs.logits[:, self.order], aux_logits=aux)
 
-    def forward(self, batch: Batch) -> Outputs:
-        """Outputs for a batch."""
-        return self.look(batch.image)
+    if TYPE_CHECKING:  # torch's own says nothing about what comes in and out
 
-    def probabilities(self, batch: Batch, temperature: float = 1.0, size: tuple[int, int] | None = None) -> Tensor:
+        def __call__(self, batch: Batch | Tensor) -> Outputs:
+            """See :meth:`forward`."""
+
+    def forward(self, batch: Batch | Tensor) -> Outputs:
+        """Outputs, without gradient, for a batch or for images ``B 3 H W``, RGB, uint8 or floats in [0, 1].
+
+        Raises:
+            ValueError: the images have another shape, or floats outside [0, 1].
+        """
+        image = _image(batch)
+        check_image(image)
+        return self.look(image)
+
+    def probabilities(self, batch: Batch | Tensor, temperature: float = 1.0, size: tuple[int, int] | None = None) -> Tensor:
         """Soft labels ``softmax(z / T)``, ``B K H W``; at the images' resolution unless ``size`` says otherwise."""
-        height, width = size or batch.image.shape[-2:]
+        height, width = size or _image(batch).shape[-2:]
         return (self(batch).at((int(height), int(width))) / temperature).softmax(1)
 
     def check_floor(self, miou: float | None) -> None:
@@ -77,6 +89,10 @@ class Teacher(nn.Module, ABC):
     def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
         """Stays in eval mode, whatever is asked: batch norm and dropout must not move."""
         return super().train(False)
+
+
+def _image(batch: Batch | Tensor) -> Tensor:
+    return batch if isinstance(batch, Tensor) else batch.image
 
 
 def class_order(own: tuple[str, ...], wanted: tuple[str, ...], source: str) -> list[int]:

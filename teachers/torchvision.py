@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.keywords import keywords
 from kd.networks.weight_files import read_state_dict, weights_mark
 from kd.types import Outputs
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_number, install_hint, matched, measured
@@ -42,6 +43,7 @@ class TorchvisionTeacher(Teacher):
         rename: dict[str, str] = Field(default_factory=dict)
         classes: tuple[str, ...] | None = None
 
+    @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         source = f"{config.model} ({config.weights})"
         builder, enum = _builder(config.model)

@@ -16,12 +16,23 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 COMMANDS = sorted((ROOT / "kd" / "commands").glob("*.py"))
 
-FLOOR = {"kd", "kd.types", "kd.config", "kd.content", "kd.distributed", "kd.seeds", "kd.schedules", "kd.lookup", "kd.files"}
+FLOOR = {
+    "kd",
+    "kd.config",
+    "kd.content",
+    "kd.distributed",
+    "kd.files",
+    "kd.keywords",
+    "kd.lookup",
+    "kd.schedules",
+    "kd.seeds",
+    "kd.types",
+}
 RECIPE = FLOOR | {"kd.recipe"}
 TRAINING = {"kd", "students", "teachers.Teacher"}
 MAY_IMPORT = {
     **dict.fromkeys(FLOOR, FLOOR),
-    "kd.losses": {"kd.types", "kd.config", "kd.distributed", "kd.losses"},
+    "kd.losses": {"kd.types", "kd.config", "kd.distributed", "kd.lookup", "kd.keywords", "kd.losses"},
     "kd.metrics": {"kd.types", "kd.config", "kd.distributed", "kd.metrics"},
     "kd.networks": FLOOR | {"kd.networks"},
     "kd.data": FLOOR | {"kd.data"},

@@ -82,9 +82,9 @@ def measured(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     """Costs of one preset, a row for each stage; in this process."""
     from kd.benchmark.methods import Shape, measure, plain
     from kd.distributed import local_device
+    from kd.methods.build import build_method
     from kd.recipe.method_words import spelled_out
     from kd.recipe.schema import method_config
-    from students.objective import build_method
 
     shape = Shape(tuple(options.crop), options.batch, options.classes, widths=tuple(options.widths))
     config = method_config(spelled_out(name)[0]["method"])

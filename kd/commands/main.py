@@ -13,30 +13,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-COMMANDS = tuple(
-    [
-        "init",
-        "train",
-        "evaluate",
-        "predict",
-        "export",
-        "sweep",
-        "table",
-        "report",
-        "demo",
-        "recipes",
-        "compare-recipes",
-        "protocols",
-        "methods",
-        "check-data",
-        "prepare",
-        "cost",
-        "calibrate",
-        "benchmark",
-        "doctor",
-        "replay-wandb",
-        "schema",
-    ]
+COMMANDS = (
+    "init",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "sweep",
+    "table",
+    "report",
+    "demo",
+    "recipes",
+    "compare-recipes",
+    "protocols",
+    "methods",
+    "check-data",
+    "prepare",
+    "cost",
+    "calibrate",
+    "benchmark",
+    "doctor",
+    "replay-wandb",
+    "schema",
 )
 """In the order of ``kd --help``. Each is a file of this folder with ``configure(parser)`` and ``run(options)``."""
 EPILOG = """`kd COMMAND --help` tells the options of each, with examples. Exit codes: 0 done, 2 bad input (the message says what
@@ -117,7 +115,3 @@ def _run(module: Any, options: argparse.Namespace) -> int:
 
     codes: list[int | None] = []
     return exit_code(lambda: codes.append(module.run(options))) or codes.pop() or 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,15 +6,16 @@ from typing import Any
 
 from kd.config import ConfigError
 from kd.data.dataset import Dataset
-from kd.lookup import lookup
+from kd.lookup import configured, lookup
 
 
 def open_split(config: Any, split: str) -> Dataset:
-    """One split of the data set that a configuration names.
+    """One split of the data set that a configuration names; plain values as a recipe writes them under ``data`` do too.
 
     Raises:
         ConfigError: the data set has no such split, holds nothing, or its files are missing.
     """
+    config = configured(config, "kd.data", "Dataset", "data")
     cls = lookup("kd.data", config.name, "Dataset")
     splits = cls.offers(config)
     if split in cls.unlabelled:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.evaluate.predictor import Network, Predictor
+from kd.keywords import keywords
 from kd.lookup import lookup, named
 from kd.types import resample
 
@@ -36,7 +37,7 @@ class MultiScale(Predictor):
         ``predictor`` is applied to each copy: ``{name: sliding, window: [512, 512]}`` keeps its window at every scale.
         """
 
-        scales: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), min_length=1)
+        scales: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), min_length=1)
         flip: bool = True
         predictor: Annotated[named("kd.evaluate", "Predictor"), BeforeValidator(_not_again)] = Field(  # type: ignore[valid-type]
             default={"name": "whole"}
@@ -51,7 +52,8 @@ class MultiScale(Predictor):
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
+    @keywords(Config)
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.predict: Predictor = lookup("kd.evaluate", config.predictor.name, "Predictor")(config.predictor)
 

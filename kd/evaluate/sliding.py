@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from kd.evaluate.predictor import Network, Predictor
+from kd.keywords import keywords
 
 
 class Sliding(Predictor):
@@ -50,6 +51,10 @@ class Sliding(Predictor):
             return self.stride or (-(-2 * height // 3), -(-2 * width // 3))
 
     config: Config
+
+    @keywords(Config)
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
 
     def __call__(self, network: Network, image: Tensor) -> Tensor:
         """See ``Predictor``. One forward pass for each window of the batch."""

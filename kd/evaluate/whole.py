@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from kd.evaluate.predictor import Network, Predictor
+from kd.keywords import keywords
 
 
 class Whole(Predictor):
     """The whole image at scale 1 in one forward pass; logits are resampled to its size as the network's grid asks."""
+
+    @keywords(Predictor.Config)
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
 
     def __call__(self, network: Network, image: Tensor) -> Tensor:
         """See ``Predictor``."""

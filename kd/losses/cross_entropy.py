@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.losses.loss import (
     Loss,
     check_classes,
@@ -56,13 +57,14 @@ class CrossEntropy(Loss):
     class Config(Loss.Config):
         """``gamma`` > 0 makes it focal; ``class_weights`` one per class."""
 
-        gamma: float = Field(0.0, ge=0)
+        gamma: float = Field(default=0.0, ge=0)
         class_weights: tuple[float, ...] | None = None
 
     class_weights: Tensor | None
 
-    def __init__(self, **knobs: Any) -> None:
-        super().__init__(**knobs)
+    @keywords(Config)
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
         self.register_buffer("class_weights", class_weight_buffer(self.config.class_weights), persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:

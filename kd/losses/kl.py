@@ -6,10 +6,13 @@ methods compared here, which differs between them only by constants: see :func:`
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot
 from kd.types import IGNORE, full_precision
 
@@ -55,7 +58,11 @@ class KL(Loss):
     class Config(Loss.Config):
         """``temperature`` divides the logits."""
 
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(default=1.0, gt=0)
+
+    @keywords(Config)
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Scalar; see :class:`Loss` for shapes."""

@@ -20,8 +20,8 @@ class LabelSmoothing(Config):
     """How a recipe softens its labels. ``window`` (odd, pixels) is the neighbourhood that makes a pixel a boundary pixel."""
 
     where: Literal["boundary", "everywhere"] = "boundary"
-    epsilon: float = Field(0.5, ge=0, le=1)
-    window: int = Field(3, ge=1)
+    epsilon: float = Field(default=0.5, ge=0, le=1)
+    window: int = Field(default=3, ge=1)
 
     @field_validator("window")
     @classmethod

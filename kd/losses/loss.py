@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,14 @@ class Loss(nn.Module):
         field: Literal["logits", "aux_logits"] = "logits"
         ignore_index: int | None = IGNORE
 
-    def __init__(self, **knobs: Any) -> None:
+    def __init__(self, config: Any = None, **knobs: Any) -> None:
         super().__init__()
-        self.config: Any = validate(type(self).Config, knobs, type(self).__name__)
+        self.config: Any = config or validate(type(self).Config, knobs, type(self).__name__)
+
+    if TYPE_CHECKING:  # torch's own says nothing about what comes in and out
+
+        def __call__(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+            """The scalar; see the class for shapes."""
 
     def check(self, classes: int) -> None:
         """Refuse knobs that do not fit a number of classes, before any training.
@@ -50,7 +55,8 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         """The knobs that differ from their defaults."""
-        return ", ".join(f"{key}={value!r}" for key, value in self.config.model_dump(exclude_defaults=True).items())
+        changed = self.config.model_dump(exclude={"name"}, exclude_defaults=True)
+        return ", ".join(f"{key}={value!r}" for key, value in changed.items())
 
 
 def is_hard(target: Tensor) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot
 from kd.types import full_precision
 
@@ -40,6 +43,10 @@ class LovaszSoftmax(Loss):
         """``per_image``: each image is a set of its own (then a mean over images), instead of the whole batch."""
 
         per_image: bool = False
+
+    @keywords(Config)
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Scalar; see :class:`Loss` for shapes. 0 if no pixel is kept.

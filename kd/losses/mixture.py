@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,11 @@ class Mixture(nn.Module):
         self.fields: dict[str, str] = {name: loss.config.field for name, loss in losses.items()}
         self.weights = dict(weights) if weights is not None else dict.fromkeys(losses, 1.0)
         check_weights(losses, self.weights)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+            """See :meth:`forward`."""
 
     def terms(self, outputs: Outputs, target: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
         """Each loss, un-weighted, on the field of the outputs that it names, at the target's resolution."""

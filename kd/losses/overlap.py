@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kd.distributed import max_over_ranks, sum_over_ranks
+from kd.keywords import keywords
 from kd.losses.loss import Loss, check_classes, class_weight_buffer, is_hard, kept_pixels, one_hot
 from kd.types import full_precision
 
@@ -87,19 +88,19 @@ class JaccardMetricLoss(Loss):
     class Config(Loss.Config):
         """Knobs; see the class."""
 
-        alpha: float = Field(1.0, ge=0)
-        beta: float = Field(1.0, ge=0)
-        gamma: float = Field(1.0, ge=1)
-        smooth: float = Field(1e-3, ge=0)
+        alpha: float = Field(default=1.0, ge=0)
+        beta: float = Field(default=1.0, ge=0)
+        gamma: float = Field(default=1.0, ge=1)
+        smooth: float = Field(default=1e-3, ge=0)
         log: bool = False
-        norm: float = Field(1, ge=1)
+        norm: float = Field(default=1, ge=1)
         form: Literal["jml1", "jml2"] = "jml1"
-        per_batch: float = Field(1.0, ge=0)
-        per_image: float = Field(0.0, ge=0)
-        per_class: float = Field(0.0, ge=0)
+        per_batch: float = Field(default=1.0, ge=0)
+        per_image: float = Field(default=0.0, ge=0)
+        per_class: float = Field(default=0.0, ge=0)
         active_hard: Active = "present"
         active_soft: Active = "all"
-        threshold: float = Field(0.01, ge=0)
+        threshold: float = Field(default=0.01, ge=0)
         class_weights: tuple[float, ...] | None = None
 
         @model_validator(mode="after")
@@ -110,8 +111,9 @@ class JaccardMetricLoss(Loss):
 
     class_weights: Tensor | None
 
-    def __init__(self, **knobs: Any) -> None:
-        super().__init__(**knobs)
+    @keywords(Config)
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
         self.register_buffer("class_weights", class_weight_buffer(self.config.class_weights), persistent=False)
 
     def check(self, classes: int) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kd.config import ConfigError
+from kd.keywords import keywords
 from kd.methods.maps import KdMask, chosen, mean, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes, full_precision, resample
@@ -40,11 +41,12 @@ class AT(Method):
     class Config(Method.Config):
         """``taps``: ``embedding``, or numbers of backbone levels (-1 the last)."""
 
-        taps: tuple[Literal["embedding"] | int, ...] = Field(("embedding",), min_length=1)
+        taps: tuple[Literal["embedding"] | int, ...] = Field(default=("embedding",), min_length=1)
         kd_mask: KdMask = "all"
 
     terms = ("attention",)
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.needs = frozenset("embedding" if tap == "embedding" else "pyramid" for tap in config.taps)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.distributed import gather_tensor, rank
+from kd.keywords import keywords
 from kd.losses.kl import logit_kl
 from kd.losses.loss import global_mean
 from kd.methods.cirkd_memory import Bank, Found, draw_pixels, pixels, regions
@@ -82,15 +83,15 @@ class CIRKD(Method):
         ``per_class`` pixels of a class and image enter the memory; ``pool`` averages embeddings for ``mini`` first.
         """
 
-        temperature: float = Field(0.1, gt=0)
-        softening: float = Field(1.0, gt=0)
-        group: int = Field(2, ge=1)
-        pool: int = Field(1, ge=1)
-        pixel_slots: int = Field(20_000, ge=1)
-        region_slots: int = Field(2_000, ge=1)
-        pixel_draws: int = Field(0, ge=0)
-        region_draws: int = Field(0, ge=0)
-        per_class: int = Field(16, ge=1)
+        temperature: float = Field(default=0.1, gt=0)
+        softening: float = Field(default=1.0, gt=0)
+        group: int = Field(default=2, ge=1)
+        pool: int = Field(default=1, ge=1)
+        pixel_slots: int = Field(default=20_000, ge=1)
+        region_slots: int = Field(default=2_000, ge=1)
+        pixel_draws: int = Field(default=0, ge=0)
+        region_draws: int = Field(default=0, ge=0)
+        per_class: int = Field(default=16, ge=1)
         variant: Literal["paper", "code"] = "paper"
         kd_mask: KdMask = "all"
 
@@ -99,6 +100,7 @@ class CIRKD(Method):
     clock: Tensor
     seed: Tensor
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         classes, width = student.classes, teacher.embedding

@@ -156,7 +156,7 @@ class Adversary(nn.Module):
         """
 
         kind: Literal["hinge", "wgan"] = "hinge"
-        penalty: float = Field(0.0, ge=0)
+        penalty: float = Field(default=0.0, ge=0)
         optimizer: OptimizerConfig = OptimizerConfig(
             kind="adam",
             lr=4e-4,

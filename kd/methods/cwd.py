@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.losses.kl import logit_kl
 from kd.methods.critic import Adversary
 from kd.methods.maps import KdMask, Projection, mean, pair, valid
@@ -59,8 +60,8 @@ class CWD(Method):
     class Config(Method.Config):
         """``maps`` names what is compared; ``kl`` adds plain KD; ``adversary`` a critic, or null."""
 
-        maps: tuple[Literal["logits", "embedding"], ...] = Field(("logits",), min_length=1)
-        temperature: float = Field(4.0, gt=0)
+        maps: tuple[Literal["logits", "embedding"], ...] = Field(default=("logits",), min_length=1)
+        temperature: float = Field(default=4.0, gt=0)
         over: Literal["pixels", "channels"] = "pixels"
         kind: Literal["kl", "mse"] = "kl"
         variant: Literal["paper", "code"] = "paper"
@@ -68,6 +69,7 @@ class CWD(Method):
         kd_mask: KdMask = "all"
         adversary: Adversary.Config | None = None
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.needs = frozenset({"logits", *config.maps})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.distributed import sum_over_ranks
+from kd.keywords import keywords
 from kd.methods.maps import KdMask, mean, pair, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes
@@ -64,11 +65,12 @@ class DIST(Method):
     class Config(Method.Config):
         """``temperature`` divides both logits; ``aux`` also compares the auxiliary heads."""
 
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(default=1.0, gt=0)
         aux: bool = True
         variant: Literal["paper", "code"] = "paper"
         kd_mask: KdMask = "all"
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.fields = {"": "logits", **({"_aux": "aux_logits"} if config.aux else {})}

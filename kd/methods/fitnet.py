@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.methods.maps import KdMask, Projection, mean, pair, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes
@@ -34,6 +35,7 @@ class FitNet(Method):
     needs = frozenset({"embedding"})
     terms = ("hint",)
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.projection = Projection(student.embedding, teacher.embedding)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.losses.kl import logit_kl
 from kd.losses.loss import one_hot
 from kd.methods.critic import Adversary
@@ -64,6 +65,7 @@ class IFVD(Method):
 
     needs = frozenset({"logits", "embedding"})
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.adversary = Adversary(config.adversary, teacher)

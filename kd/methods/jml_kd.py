@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kd.config import ConfigError
+from kd.keywords import keywords
 from kd.losses.cross_entropy import cross_entropy
 from kd.losses.kl import soft_kl
 from kd.losses.overlap import JaccardMetricLoss
@@ -33,11 +34,12 @@ class JmlKd(Method):
     class Config(Method.Config):
         """``jaccard`` holds the knobs of :class:`kd.losses.overlap.JaccardMetricLoss`; ``aux`` uses the auxiliary heads."""
 
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(default=1.0, gt=0)
         temper_student: bool = False
         aux: bool = True
         jaccard: JaccardMetricLoss.Config = JaccardMetricLoss.Config(smooth=1.0)
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         for role, sizes in (("student", student), ("teacher", teacher)):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.losses.kl import logit_kl
 from kd.methods.maps import KdMask, pair, valid
 from kd.methods.method import Method
-from kd.types import Outputs
+from kd.types import Outputs, Sizes
 
 
 class KD(Method):
@@ -24,10 +27,14 @@ class KD(Method):
     class Config(Method.Config):
         """``temperature`` divides both logits."""
 
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(default=1.0, gt=0)
         kd_mask: KdMask = "all"
 
     terms = ("kl",)
+
+    @keywords(Config)
+    def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
+        super().__init__(config, student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """The term ``kl``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.keywords import keywords
 from kd.losses.cross_entropy import cross_entropy
 from kd.methods.maps import KdMask, mean, pair, valid
 from kd.methods.method import Method
@@ -81,8 +82,8 @@ class MasKD(Method):
         """``tokens``: a run directory or its ``method.safetensors``; if it is null, ``count`` tokens are learnt first, for
         ``share`` times the student's steps."""
 
-        count: int = Field(8, ge=1)
-        share: float = Field(0.25, gt=0)
+        count: int = Field(default=8, ge=1)
+        share: float = Field(default=0.25, gt=0)
         tokens: ContentPath | None = None
         aux: bool = True
         variant: Literal["segmentation", "detection"] = "segmentation"
@@ -91,6 +92,7 @@ class MasKD(Method):
             kind="sgd", lr=0.1, momentum=0.9, weight_decay=1e-3, learning_rate=LearningRateConfig(power=0.9)
         )
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         if config.aux and not (student.aux and teacher.aux):

@@ -58,7 +58,7 @@ class Method(nn.Module):
         """
         cls._check(cls.needs, config, teacher)
         try:
-            inspect.signature(cls).bind(config, student, teacher)
+            inspect.signature(inspect.unwrap(cls.__init__)).bind(cls, config, student, teacher)
         except TypeError:
             raise ConfigError(
                 f"method: {cls.__name__}.__init__ takes {inspect.signature(cls)}; a method is made of (config, student, "

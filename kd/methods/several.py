@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.keywords import keywords
 from kd.lookup import lookup, named, own_name
 from kd.methods.method import Method
 from kd.schedules import OptimizerConfig
@@ -27,6 +28,7 @@ class Several(Method):
 
         members: tuple[named("kd.methods", "Method"), ...] = Field(min_length=1)  # type: ignore[valid-type]
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.members = nn.ModuleDict()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from kd.keywords import keywords
 from kd.losses.kl import logit_kl
 from kd.methods.critic import Adversary
 from kd.methods.maps import KdMask, mean, pair, valid
@@ -57,12 +58,13 @@ class SKD(Method):
         """``scale`` is the share of the map that an official node covers; ``adversary`` null drops the critic."""
 
         variant: Literal["official", "cirkd"] = "cirkd"
-        scale: float = Field(0.5, gt=0, le=1)
+        scale: float = Field(default=0.5, gt=0, le=1)
         kd_mask: KdMask = "all"
         adversary: Adversary.Config | None = Adversary.Config()
 
     needs = frozenset({"logits", "embedding"})
 
+    @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.adversary = Adversary(config.adversary, teacher)

@@ -13,23 +13,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kd.config import InputError, validate
-from kd.lookup import lookup
+from kd.config import InputError
+from kd.lookup import configured, lookup
 from kd.networks.network import Network
 
 
-def network_config(values: dict[str, Any]) -> Any:
-    """The configuration of a network from plain values."""
-    return validate(lookup("kd.networks", str(values.get("name", "")), "Network").Config, values, "network")
+def network_config(values: Any) -> Any:
+    """The configuration of a network: plain values as a recipe writes them under ``student``, or a configuration already.
+
+    Raises:
+        ConfigError: the name or a key is unknown, or a value wrong.
+    """
+    return configured(values, "kd.networks", "Network", "network")
 
 
 def build_network(config: Any, classes: int) -> Network:
-    """The network that a configuration names."""
+    """The network that a configuration names; plain values as a recipe writes them under ``student`` do too.
+
+    Raises:
+        ConfigError: a value is wrong, or the backbone, its weights or its stride are not to be had.
+    """
+    config = network_config(config)
     return lookup("kd.networks", config.name, "Network")(config, classes)
 
 
-def save_network(network: Network, folder: Path, name: str, facts: dict[str, Any]) -> None:
-    """Write ``name.safetensors`` (weights) and ``name.yaml`` (configuration, classes and other facts)."""
+def save_network(network: Network, folder: str | Path, name: str, facts: Mapping[str, Any]) -> None:
+    """Write ``name.safetensors`` (weights) and ``name.yaml`` (configuration and facts, of which ``classes`` is a must)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     partial = folder / f".{name}.safetensors.partial"
     save_file(weights, partial)

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd.keywords import keywords
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, check_pooled_norm, conv_norm_relu
 
@@ -65,10 +66,14 @@ class DeepLabV3(Network):
         3x3 (the paper, CIRKD), or one of 3x3 alone (JDTLosses), which has far more parameters.
         """
 
-        width: int = Field(128, ge=1)
+        width: int = Field(default=128, ge=1)
         rates: tuple[Annotated[int, Field(ge=1)], ...] = (12, 24, 36)
-        aspp_dropout: float = Field(0.0, ge=0, lt=1)
+        aspp_dropout: float = Field(default=0.0, ge=0, lt=1)
         projection: Literal["1x1", "3x3"] = "1x1"
+
+    @keywords(Config)
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The DeepLab head on the last level."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd.keywords import keywords
 from kd.networks.backbone import Levels
 from kd.networks.deeplabv3 import ASPP, DeepLabV3, build_aspp
 from kd.networks.network import Classifier, Network, conv_norm_relu, grid, separable
@@ -40,8 +43,12 @@ class DeepLabV3Plus(Network):
         ``separable``: ASPP's convolutions and the two after the shortcut are depthwise separable (JDTLosses).
         """
 
-        low: int = Field(48, ge=1)
+        low: int = Field(default=48, ge=1)
         separable: bool = False
+
+    @keywords(Config)
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The decoder on the level of stride 4 and the last one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -98,10 +98,10 @@ class Network(nn.Module, ABC):
         options: dict[str, Any] = Field(default_factory=dict)
         pretrained: bool | ContentPath = True
         pretrained_bgr: bool = False
-        output_stride: int = Field(8, ge=1)
-        aux: int = Field(0, ge=0)
+        output_stride: int = Field(default=8, ge=1)
+        aux: int = Field(default=0, ge=0)
         initialisation: Literal["torch", "jdt"] = "torch"
-        dropout: float = Field(0.1, ge=0, lt=1)
+        dropout: float = Field(default=0.1, ge=0, lt=1)
         drop_channels: bool = False
         tap: Literal["before", "after"] = "before"
         align_corners: bool = False
@@ -144,6 +144,11 @@ class Network(nn.Module, ABC):
                 "only one; set aux=0, or options.out_indices to more levels"
             )
         return AuxHead(levels.channels[-2], self.classes, self.config)
+
+    if TYPE_CHECKING:  # torch's own says nothing about what comes in and out
+
+        def __call__(self, image: Tensor) -> Outputs:
+            """See :meth:`forward`."""
 
     def forward(self, image: Tensor) -> Outputs:
         """Outputs at the network's own stride.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd.keywords import keywords
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, check_pooled_norm, conv_norm_relu, grid
 from kd.types import resample
@@ -59,9 +60,13 @@ class PSPNet(Network):
     class Config(Network.Config):
         """``width`` of the embedding; ``bins`` the pyramid's grids; ``pooled`` channels of each of them (0: ``width``)."""
 
-        width: int = Field(128, ge=1)
-        bins: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 3, 6), min_length=1)
-        pooled: int = Field(0, ge=0)
+        width: int = Field(default=128, ge=1)
+        bins: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 3, 6), min_length=1)
+        pooled: int = Field(default=0, ge=0)
+
+    @keywords(Config)
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The pyramid head on the last level."""

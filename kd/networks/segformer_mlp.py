@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd.keywords import keywords
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, conv_norm_relu, grid
 from kd.types import resample
@@ -44,9 +45,13 @@ class SegFormerMLP(Network):
     class Config(Network.Config):
         """``width`` of projections and embedding; ``normed``: a norm and ReLU follow each projection (JDTLosses)."""
 
-        width: int = Field(256, ge=1)
+        width: int = Field(default=256, ge=1)
         normed: bool = False
-        output_stride: int = Field(32, ge=1)
+        output_stride: int = Field(default=32, ge=1)
+
+    @keywords(Config)
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The decoder over the levels of stride 4 and coarser."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.keywords import keywords
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, conv_norm_relu, grid
 from kd.types import resample
@@ -57,9 +58,13 @@ class UNet(Network):
         ``pixels``: a last block at stride 1, where the image has its pixels.
         """
 
-        width: int = Field(32, ge=1)
+        width: int = Field(default=32, ge=1)
         pixels: bool = False
-        output_stride: int = Field(32, ge=1)
+        output_stride: int = Field(default=32, ge=1)
+
+    @keywords(Config)
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The decoder over all levels."""

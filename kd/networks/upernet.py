@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kd.keywords import keywords
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, conv_norm_relu, grid
 from kd.networks.pspnet import PSPNet, build_pooling
@@ -43,7 +46,11 @@ class UPerNet(Network):
     class Config(PSPNet.Config):
         """As PSPNet's; ``width`` is that of the feature pyramid too."""
 
-        output_stride: int = Field(32, ge=1)
+        output_stride: int = Field(default=32, ge=1)
+
+    @keywords(Config)
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__(config, classes)
 
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
         """The feature pyramid over the levels of stride 4 and coarser."""
