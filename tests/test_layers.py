@@ -16,7 +16,7 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 COMMANDS = sorted((ROOT / "kd" / "commands").glob("*.py"))
 
-FLOOR = {"kd", "kd.types", "kd.config", "kd.distributed", "kd.seeds", "kd.schedules", "kd.lookup", "kd.files"}
+FLOOR = {"kd", "kd.types", "kd.blame", "kd.config", "kd.distributed", "kd.seeds", "kd.schedules", "kd.lookup", "kd.files"}
 RECIPE = FLOOR | {"kd.recipe"}
 TRAINING = {"kd", "students", "teachers.Teacher"}
 MAY_IMPORT = {
@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "students.examining": {"kd", "students.examining", "students.progress", "students.precision", "teachers.Teacher"},
     "students.tracking": {"kd", "students.tracking", "students.examining.previews", "students.progress", "students.signals"},
     "students.sweeping": TRAINING,
+    "students.contract": TRAINING,
     "students.doctor": {"kd", "students.doctor", "students.tracking"},
     "tools": {"kd.commands"},
 }
