@@ -26,6 +26,8 @@ COMMANDS = (
     "compare-recipes",
     "protocols",
     "methods",
+    "check-method",
+    "new-method",
     "check-data",
     "prepare",
     "cost",
@@ -114,7 +116,3 @@ def _run(module: Any, options: argparse.Namespace) -> int:
 
     codes: list[int | None] = []
     return exit_code(lambda: codes.append(module.run(options))) or codes.pop() or 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
