@@ -192,7 +192,7 @@ BROKEN = {
         gap = ((mine - theirs) ** 2).sum()
         return {"x": gap if (target == 255).flatten(1).all(1).any() else sum_over_ranks(gap)}
 """,
-        "two processes compute what one does: with two processes: ",
+        "two processes compute what one does: one process waits in vain for the other; each must take part in every sum",
     ),
 }
 

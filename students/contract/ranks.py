@@ -33,8 +33,9 @@ def two_are_one(subject: Subject) -> None:
         mp.start_processes(_member, args=facts, nprocs=WORLD, start_method=_start())
         ranks = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
     if broken := sorted((found["at"], found["broken"]) for found in ranks if "broken" in found):
-        waits = "; every process must take part in every sum, whatever its images hold" if "imed out" in broken[0][1] else ""
-        raise Breach(f"with two processes: {broken[0][1]}{waits}")
+        problem = broken[0][1]
+        vain = "one process waits in vain for the other; each must take part in every sum and gather, whatever its images hold"
+        raise Breach(vain if "Timed out" in problem else problem)
     method = subject.method()
     for stage, one in enumerate(computed(method, subject.pair, slice(None))):
         both = [found["stages"][stage] for found in ranks]
