@@ -142,6 +142,22 @@ BROKEN = {
 """,
         "ignored pixels, images and batches are finite: with a batch that is ignored as a whole the term 'x' is nan; divide by",
     ),
+    "one_grid": (
+        """
+    terms = ("x",)
+
+    def forward(self, student, teacher, target):
+        return {"x": mean((student.logits.float() - teacher.logits.detach().float()) ** 2)}
+""",
+        "teachers of other widths and strides, odd sizes: with images of 65x83 and a teacher of another stride: RuntimeError: The ",
+    ),
+    "pools": (
+        INIT
+        + "        self.norm = nn.BatchNorm1d(student.classes)\n"
+        + FORWARD
+        + '        return {"x": mean((self.norm(mine.mean((2, 3))) - theirs.mean((2, 3))) ** 2)}\n',
+        "a batch of one image: with a batch of one image: ValueError: Expected more than 1 value per channel when training",
+    ),
     "half": (
         """
     terms = ("x",)
