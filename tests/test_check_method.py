@@ -149,7 +149,7 @@ BROKEN = {
     def forward(self, student, teacher, target):
         return {"x": mean((student.logits.float() - teacher.logits.detach().float()) ** 2)}
 """,
-        "teachers of other widths and strides, odd sizes: with images of 65x83 and a teacher of another stride: RuntimeError: The ",
+        "teachers of other widths and strides, odd sizes: with images of 65x83 and a teacher of another stride: Runtime",
     ),
     "pools": (
         INIT
@@ -201,6 +201,15 @@ BROKEN = {
         return {"x": mean((mine - theirs) ** 2 * torch.rand(len(mine), 1, 1, 1))}
 """,
         "two processes compute what one does: the term 'x' is ",
+    ),
+    "fails_on_one": (
+        FORWARD
+        + """
+        if torch.distributed.is_initialized() and (target == 255).flatten(1).all(1).any():
+            raise AssertionError("not today")
+        return {"x": mean((mine - theirs) ** 2)}
+""",
+        "two processes compute what one does: AssertionError: not today (fails_on_one.py:19)",
     ),
     "waits_alone": (
         FORWARD

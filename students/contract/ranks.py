@@ -22,6 +22,10 @@ from kd.recipe.schema import method_config
 from students.contract.subject import STUDENT, TEACHERS, Breach, Step, Subject, labels, made, steps
 
 IMAGES, WORLD = 4, 2
+LOST = (
+    "one process waits in vain for the other; each must take part in every sum and gather, with tensors of one shape, whatever "
+    "its images hold"
+)
 PATIENCE = timedelta(seconds=20)
 Numbers = dict[str, Tensor]
 
@@ -33,9 +37,8 @@ def two_are_one(subject: Subject) -> None:
         mp.start_processes(_member, args=facts, nprocs=WORLD, start_method=_start())
         ranks = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
     if broken := sorted((found["at"], found["broken"]) for found in ranks if "broken" in found):
-        problem = broken[0][1]
-        vain = "one process waits in vain for the other; each must take part in every sum and gather, whatever its images hold"
-        raise Breach(vain if "Timed out" in problem else problem)
+        own = [problem for _, problem in broken if "gloo" not in problem]  # what gloo says, where one process lost the other
+        raise Breach(own[0] if own else LOST)
     method = subject.method()
     for stage, one in enumerate(computed(method, subject.pair, slice(None))):
         both = [found["stages"][stage] for found in ranks]
