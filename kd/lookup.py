@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema
 
+from kd.blame import blame
 from kd.config import ConfigError, Named, explain
 
 MARK = "x-chosen-from"
@@ -137,6 +138,8 @@ def _own(name: str, base: str) -> type[Any]:
         raise ConfigError(
             f"'{name}' cannot be imported ({error}); write package.module:Class, with its folder here or on PYTHONPATH"
         ) from error
+    except Exception as error:
+        raise ConfigError(f"'{name}': its module breaks off when it is imported: {blame(error)}; mend it there") from error
     if not isinstance(found, type) or base not in {parent.__name__ for parent in found.__mro__}:
         raise ConfigError(f"'{name}' is not a {base}; derive the class from it")
     return found

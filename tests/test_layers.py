@@ -18,6 +18,7 @@ COMMANDS = sorted((ROOT / "kd" / "commands").glob("*.py"))
 
 FLOOR = {
     "kd",
+    "kd.blame",
     "kd.config",
     "kd.content",
     "kd.distributed",
@@ -52,6 +53,7 @@ MAY_IMPORT = {
     "students.examining": {"kd", "students.examining", "students.progress", "students.precision", "teachers.Teacher"},
     "students.tracking": {"kd", "students.tracking", "students.examining.previews", "students.progress", "students.signals"},
     "students.sweeping": TRAINING,
+    "students.contract": TRAINING,
     "students.doctor": {"kd", "students.doctor", "students.tracking"},
     "tools": {"kd.commands"},
 }

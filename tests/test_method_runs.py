@@ -12,14 +12,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from kd import distributed
 from kd.data.build import open_split
-from kd.data.loader import training_batches
 from kd.recipe.loading import load
 from kd.recipe.schema import Recipe
 from kd.seeds import seed_everything
 from kd.types import IGNORE, Batch
-from students.run import build_trainer, train
+from students.contract.resuming import trainer_of
+from students.run import train
 from students.trainer import Trainer
 from teachers.load import load_teacher
 
@@ -38,16 +37,10 @@ def preset(name: str, *overrides: str) -> Recipe:
     return load("shapes/tiny", [name, *words, *small, *overrides], smoke=True)[0]
 
 
-def trainer_of(recipe: Recipe, folder: Path) -> tuple[Trainer, Any]:
-    data = open_split(recipe.data, "train")
-    seed_everything(recipe.seed, "teacher")
-    trainer = build_trainer(recipe, folder, load_teacher(recipe.teacher, data.classes), data, CPU)
-    rank, world = distributed.rank(), distributed.world_size()
-    batch, last = recipe.schedule.batch, trainer.total
-    loader = training_batches(
-        data, recipe.augmentation, seed=recipe.seed, batch=batch, first=0, last=last, rank=rank, world=world
-    )
-    return trainer, iter(loader)
+def beginning(recipe: Recipe, folder: Path) -> tuple[Trainer, Any]:
+    """The trainer and its batches."""
+    trainer, batches = trainer_of(recipe, folder, load_teacher)
+    return trainer, batches(0)
 
 
 def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -88,7 +81,7 @@ def _member(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=100))
     for name in PRESETS:
-        trainer, batches = trainer_of(preset(name, *SHARED), Path(folder))
+        trainer, batches = beginning(preset(name, *SHARED), Path(folder))
         terms = [trainer.one_step(batches) for _ in range(trainer.total)]
         torch.save({"state": trainer.objective.state_dict(), "terms": terms}, f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
@@ -111,13 +104,13 @@ def test_two_processes_keep_one_state_and_see_one_loss(ranks: Path, name: str) -
         assert mine == pytest.approx(its, rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if "official" not in name])
+@pytest.mark.parametrize("name", PRESETS)
 def test_two_processes_begin_like_one(ranks: Path, name: str, tmp_path: Path) -> None:
-    """The first step's terms are those of one process with the whole batch; random draws of a gradient penalty are not."""
-    trainer, batches = trainer_of(preset(name, *SHARED), tmp_path)
+    """The first step's terms are those of one process with the whole batch; what each process draws is not."""
+    trainer, batches = beginning(preset(name, *SHARED), tmp_path)
     terms = trainer.one_step(batches)
     both = torch.load(ranks / f"{name}-0.pt", weights_only=True)["terms"][0]
-    drawn = {"pixel"} if name.startswith("cirkd") else set()  # which pixels are remembered is drawn by each process
+    drawn = trainer.objective.method.drawn
     assert {k: v for k, v in both.items() if k not in drawn} == pytest.approx(
         {k: v for k, v in terms.items() if k not in drawn}, rel=2e-4, abs=1e-6
     )
@@ -125,7 +118,7 @@ def test_two_processes_begin_like_one(ranks: Path, name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_bf16_and_a_batch_without_labels(name: str, tmp_path: Path) -> None:
-    trainer, batches = trainer_of(preset(name, "schedule.precision=bf16"), tmp_path)
+    trainer, batches = beginning(preset(name, "schedule.precision=bf16"), tmp_path)
     blank = (Batch(b.image, torch.full_like(b.target, IGNORE), b.ids) for b in batches)
     for _ in range(trainer.total):
         assert all(value == value for value in trainer.one_step(blank).values())
@@ -145,7 +138,7 @@ def test_tokens_of_one_run_serve_another(tmp_path: Path, capsys: pytest.CaptureF
 def test_stages_have_rates_of_their_own(tmp_path: Path) -> None:
     """Each stage begins with its optimizer's full rate, and the student rests while tokens are learnt."""
     recipe = preset("maskd@seg", "schedule.optimizer.learning_rate.warmup=0", "schedule.steps=8")
-    trainer, batches = trainer_of(recipe, tmp_path)
+    trainer, batches = beginning(recipe, tmp_path)
     student, key = trainer.objective.student, "head.classifier.conv.weight"
     before = {name: value.clone() for name, value in student.state_dict().items()}
     trainer.one_step(batches)

@@ -58,6 +58,13 @@ def test_its_own_method_is_trained_swept_and_tabled_with_no_other_edit(own: Path
     assert "| CosineMethod |" in call("table", "runs/sweeps/s").stdout
 
 
+@pytest.mark.parametrize("words", [["my_methods:CosineMethod"], ["cosine", "power=2"]], ids=str)
+def test_its_own_method_keeps_the_contract_with_any_knob(own: Path, words: list[str]) -> None:
+    done = call("check-method", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"{words[0]} keeps the contract\n")
+
+
 def test_its_own_method_stands_beside_every_pair(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(own)
     for pair in recipe_names():

@@ -38,6 +38,13 @@ def beside(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return methods if plus else [*methods, *(f"{key}=" for key in keys())]
 
 
+def methods(prefix: str, **_: Any) -> list[str]:  # noqa: ARG001
+    """Presets of distillation methods."""
+    from kd.recipe.library import method_files
+
+    return [name for name, file in method_files().items() if file.parent.name == "method"]
+
+
 def cards(prefix: str, **_: Any) -> list[str]:  # noqa: ARG001
     """What ``kd methods`` has cards of."""
     from kd.lookup import options

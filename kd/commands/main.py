@@ -27,6 +27,8 @@ COMMANDS = (
     "compare-recipes",
     "protocols",
     "methods",
+    "check-method",
+    "new-method",
     "check-data",
     "prepare",
     "cost",

@@ -97,6 +97,7 @@ class CIRKD(Method):
 
     needs = frozenset({"logits", "embedding"})
     terms = ("kl", "mini", "pixel", "region")
+    drawn = frozenset({"pixel"})
     clock: Tensor
     seed: Tensor
 

@@ -168,6 +168,7 @@ class Adversary(nn.Module):
     def __init__(self, config: Any, sizes: Sizes) -> None:
         super().__init__()
         self.config = config
+        self.drawn = frozenset({"critic"} if config is not None and config.penalty else ())
         self.critic = Critic(sizes.classes, strided_stages(sizes.grid)) if config is not None else None
 
     @staticmethod

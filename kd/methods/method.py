@@ -25,6 +25,8 @@ class Method(nn.Module):
     ``stages``  parts of the schedule; most methods have one
     ``terms``   names of what :meth:`forward` returns, so that weights can be checked before training; where they depend on the
                 configuration, :meth:`terms_of` gives them
+    ``drawn``   those of the terms that each process draws something at random for, so that several processes do not compute
+                quite what one does
 
     Raises:
         ConfigError: the pair of networks does not fit.
@@ -36,6 +38,7 @@ class Method(nn.Module):
     needs: frozenset[str] = frozenset({"logits"})
     stages: tuple[Stage, ...] = (Stage("distil"),)
     terms: tuple[str, ...] = ()
+    drawn: frozenset[str] = frozenset()
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__()
