@@ -46,7 +46,7 @@ def test_command_lines_are_understood_without_torch() -> None:
 
 def test_mistakes_on_the_first_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
-    assert capsys.readouterr().err.startswith("error: trian is no command; did you mean train? Commands: train, ")
+    assert capsys.readouterr().err.startswith("error: trian is no command; did you mean train? Commands: init, train, ")
     assert main([]) == 2
     assert "usage: kd" in capsys.readouterr().out
     assert main(["--version"]) == 0
