@@ -15,6 +15,7 @@ from kd.evaluate.predictor import Network, Predictor, labels
 from kd.metrics.agreement import Agreement, agree
 from kd.metrics.calibration import Calibration, calibrate
 from kd.metrics.counts import Counts, P, count
+from kd.metrics.foreground import Levels, levels
 from kd.metrics.scores import summarise
 from kd.types import Batch
 
@@ -26,6 +27,7 @@ class Evaluation:
     counts: Counts
     calibration: Calibration | None = None
     agreement: Agreement | None = None
+    levels: Levels | None = None
 
     def scores(self, class_names: Sequence[str], worst: Sequence[float] = (1, 5), binary: bool = False) -> dict[str, Any]:
         """Plain values by name, see ``kd.metrics.scores.summarise``."""
@@ -41,6 +43,7 @@ def evaluate(
     *,
     calibration: bool = True,
     teacher: Network | None = None,
+    thresholds: bool = False,
 ) -> Evaluation:
     """Predict and count every image. A collective call: all processes take part, each with its own batches.
 
@@ -52,6 +55,7 @@ def evaluate(
         classes: number of classes K, at most 255.
         calibration: also collect bins of confidence, for about the price of a softmax.
         teacher: a network to compare with, pixel by pixel; it sees the same images through the same predictor.
+        thresholds: also collect the foreground's probabilities; only for two classes.
 
     Raises:
         ValueError: a label is no class and not 255, ids are missing or shared by different images, or the logits have
@@ -59,6 +63,7 @@ def evaluate(
         FloatingPointError: logits are not finite.
     """
     counts, gaps, cases = [Counts.empty(classes)], [Calibration.empty(classes)], [Agreement.empty(classes)]
+    shares = [Levels.empty()]
     for batch in batches:
         logits = _logits(network, batch, classes, predictor)
         taught = _logits(teacher, batch, classes, predictor) if teacher else [None] * len(batch)
@@ -67,6 +72,8 @@ def evaluate(
             counts.append(count(prediction, target, classes, name))
             if calibration:
                 gaps.append(calibrate(image, prediction, target, name))
+            if thresholds:
+                shares.append(levels(image, target, name))
             if other is not None:
                 cases.append(agree(prediction, labels(other), target, classes, name))
     everywhere = _everywhere(counts)
@@ -75,6 +82,7 @@ def evaluate(
         everywhere.once(),
         _everywhere(gaps).once() if calibration else None,
         _everywhere(cases).once() if teacher else None,
+        _everywhere(shares).once() if thresholds else None,
     )
 
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from kd.metrics.calibration import Calibration, ece, reliability, sce
 from kd.metrics.counts import Counts, Integers
+from kd.metrics.foreground import of_counts
 
 Floats = NDArray[np.float64]
 Score = Literal["iou", "acc", "dice"]
@@ -143,7 +144,8 @@ def summarise(
     ``worst``; ``mIoU_I_Q`` the average over q. ``iou`` maps class names to IoU. ``absent_classes`` counts the classes that no
     label contains, ``absent_but_predicted`` names those of them that are predicted: their IoU is 0, that of the others None.
     ``images`` counts the images with labelled pixels, ``skipped_images`` those without. ``reliability``, only with a
-    calibration, holds its bins.
+    calibration, holds its bins. Of two classes the second is the ``foreground``, with ``_IoU``, ``_F1``, ``_precision`` and
+    ``_recall`` of its own.
 
     Raises:
         ValueError: the names do not fit the classes, or ``binary`` without two classes.
@@ -164,6 +166,8 @@ def summarise(
         found[name] = dataset_mean(counts, score, binary=binary)
         found[f"{name}_I"] = image_mean(counts, score, binary=binary)
         found[f"{name}_C"] = class_mean(counts, score, binary=binary)
+    if counts.classes == 2:
+        found |= {f"foreground_{name}": value for name, value in of_counts(counts).items()}
     found |= _calibration(calibration, binary)
     bins = {} if calibration is None else {"reliability": reliability(calibration)}
     return {

@@ -54,7 +54,13 @@ class Examiner:
         return self.data[self.config.select].colours
 
     def examine(
-        self, look: Looker, split: str, limit: int = 0, calibration: bool = False, teacher: Looker | None = None
+        self,
+        look: Looker,
+        split: str,
+        limit: int = 0,
+        calibration: bool = False,
+        teacher: Looker | None = None,
+        thresholds: bool = False,
     ) -> Evaluation:
         """What there is to know about a network in eval mode on a split, computed in float32."""
         rank, world = distributed.rank(), distributed.world_size()
@@ -64,7 +70,8 @@ class Examiner:
         )
         shown = bar(loader, f"evaluating {split}")
         batches = (batch.to(self.device) for batch in shown)
-        return evaluate(look, batches, len(self.classes), self.predict, calibration=calibration, teacher=teacher)
+        knows = len(self.classes)
+        return evaluate(look, batches, knows, self.predict, calibration=calibration, teacher=teacher, thresholds=thresholds)
 
     def during(self, network: torch.nn.Module) -> dict[str, Any]:
         """Scores on the selecting split while training goes on; in training's precision, if the recipe is in a hurry."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
 from kd.files import file_name
@@ -24,6 +24,8 @@ NARROWEST, WIDEST = 240, 640
 GAP, SWATCH = 10, 16
 PAPER, INK, DARK, LIGHT = (255, 255, 255), (32, 34, 38), (0, 0, 0), (96, 96, 96)
 TITLE, TEXT = 17, 15
+SCREEN, RARE = 1600, 0.02
+"""Pixels of a large side; the share of the pixels below which a class is drawn wider."""
 
 
 def panel(image: Tensor, columns: Mapping[str, Tensor], classes: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
@@ -54,7 +56,8 @@ def sheet(rows: Sequence[Sample], classes: Sequence[str], colours: Sequence[Colo
 
 
 def overlay(image: Tensor, labels: Tensor, colours: Sequence[Colour], opacity: float = 0.5) -> Image.Image:
-    """The image at its own size with each class's colour laid over it; ignored pixels stay as they are.
+    """The image at its own size with each class's colour laid over it; ignored pixels stay as they are, rare classes are drawn
+    wider where the image is large, see :func:`bold`.
 
     ``image`` uint8 ``3 H W``; ``labels`` integers ``H W``, 255 = ignored.
 
@@ -62,7 +65,7 @@ def overlay(image: Tensor, labels: Tensor, colours: Sequence[Colour], opacity: f
         ValueError: a shape, a dtype or a label does not fit.
     """
     photo = _photo(image)
-    shown = _checked("labels", labels, image.shape[1:], len(colours))
+    shown = bold(_checked("labels", labels, image.shape[1:], len(colours)))
     painted = Image.blend(photo, Image.fromarray(palette(colours)[shown]), opacity)
     return Image.composite(photo, painted, Image.fromarray(shown == IGNORE))
 
@@ -188,12 +191,48 @@ def _checked(name: str, labels: Tensor, size: torch.Size, classes: int) -> np.nd
 
 def _painted(labels: np.ndarray, size: tuple[int, int], table: np.ndarray) -> Image.Image:
     """Coloured labels at the displayed size (width, height); hatching is drawn there, so that it stays fine."""
-    shown = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    shown = shrunk(labels, size) if size[0] < labels.shape[1] else _nearest(labels, size)
     pixels = table[shown]
     hatched = _hatching(*size)
     ignored = shown == IGNORE
     pixels[ignored] = hatched[ignored]
     return Image.fromarray(pixels)
+
+
+def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+
+
+def shrunk(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels uint8 ``H W`` at a smaller size (width, height), in which thin things stay whole.
+
+    Where labels share a block, the one that is rarest in the picture is shown, if a line of it crosses the block.
+    """
+    factor = labels.shape[1] // size[0]
+    blocks = labels[: size[1] * factor, : size[0] * factor].reshape(size[1], factor, size[0], factor)
+    if blocks.shape != (size[1], factor, size[0], factor) or factor < 2:
+        return _nearest(labels, size)
+    found = _nearest(labels, size).copy()
+    for label in _rarest_last(labels)[1:]:
+        found[(blocks == label).mean((1, 3)) >= 1 / (2 * factor)] = label
+    return found
+
+
+def bold(labels: np.ndarray) -> np.ndarray:
+    """Labels uint8 ``H W`` of a large picture, in which rare ones are drawn wider, to be seen when it fills a screen."""
+    radius = max(labels.shape) // SCREEN
+    found = labels.copy()
+    for label in _rarest_last(labels) if radius else ():
+        there = Image.fromarray((labels == label).astype(np.uint8) * 255)
+        if np.count_nonzero(labels == label) < RARE * labels.size:
+            found[np.asarray(there.filter(ImageFilter.MaxFilter(2 * radius + 1))) > 0] = label
+    return found
+
+
+def _rarest_last(labels: np.ndarray) -> list[int]:
+    """The labels of a picture by their pixels; ignored ones never count as rare."""
+    values, counts = np.unique(labels, return_counts=True)
+    return [int(value) for value in values[np.lexsort((-counts, values != IGNORE))]]
 
 
 def _hatching(width: int, height: int) -> np.ndarray:
