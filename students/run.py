@@ -102,7 +102,8 @@ def train(
         first = trainer.step if state is not None else None
         with Tracker(recipe.run.wandb, folder, about(plain(recipe), identity), first) as tracker:
             tracker.teacher(_teacher_scores(folder) or {})
-            with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every) as progress:
+            split = recipe.evaluation.select
+            with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every, split=split) as progress:
                 trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
             result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
             if not recipe.evaluation.every and distributed.is_main():

@@ -77,8 +77,8 @@ def output(options: argparse.Namespace, seed: int) -> Path:
 
 
 def report(result: dict[str, Any], folder: Path, state: str) -> None:
-    """Two lines for people, on rank 0."""
-    from kd.commands.evaluate import absent_note, coverage
+    """A few lines for people, on rank 0."""
+    from kd.commands.evaluate import absent_note, coverage, of_classes
     from kd.distributed import is_main
 
     if is_main():
@@ -91,3 +91,5 @@ def report(result: dict[str, Any], folder: Path, state: str) -> None:
         print(f"mIoU {shown} ({split}, last checkpoint{over}), {result['steps']} steps, {cost['seconds_per_step']:.3f} s/step")
         if result["last"][split].get("absent_but_predicted"):
             print(absent_note(result["last"][split]))
+        for line in of_classes(result["last"][split].get("iou") or {}, folder):
+            print(line)
