@@ -113,9 +113,7 @@ def test_a_training_ends_with_the_iou_of_each_class(whole: Path, capsys: pytest.
     assert capsys.readouterr().out.splitlines()[2:] == ["IoU of each of the 13 classes: kd evaluate 'runs/a b/seed0'"]
 
 
-def test_the_progress_of_a_training_says_of_which_split_its_miou_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_progress_of_a_training_says_of_which_split_its_miou_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     execute(tiny(evaluation={"every": 3, "select": "test"}), tmp_path / "run")
     assert ", test mIoU " in capsys.readouterr().err
 

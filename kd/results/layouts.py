@@ -19,7 +19,7 @@ Column = tuple[str, Callable[[Row], str]]
 def long(blocks: Sequence[Block], published: Published, best: bool = False, left_out: Sequence[str] = ()) -> list[Table]:
     """A table for each block, then what the columns mean and which runs are in no row."""
     tables = [_long(block, published, best) for block in blocks]
-    return [*tables, Table("", (), (), tuple(definitions(best, RESAMPLES))), *_rest(left_out)]
+    return [*tables, Table("", (), (), tuple(definitions(blocks, best, RESAMPLES))), *_rest(left_out)]
 
 
 def _rest(left_out: Sequence[str]) -> list[Table]:
@@ -104,7 +104,7 @@ def brief(blocks: Sequence[Block], published: Published, best: bool = False, lef
         below = [*about(block), *flag_notes(block, by_row=True), *_sources(published, quotes)]
         notes += [f"{head}, {pair}: {'. '.join(below)}"] if len(blocks) > 1 else below
     header = ("data set", "model", *(display(label) for label in labels))
-    return [Table("", header, tuple(rows), (*notes, *definitions(best, RESAMPLES, costs=False))), *_rest(left_out)]
+    return [Table("", header, tuple(rows), (*notes, *definitions(blocks, best, RESAMPLES, costs=False))), *_rest(left_out)]
 
 
 def _ordered(blocks: Sequence[Block]) -> list[str]:
