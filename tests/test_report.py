@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_browser import off_screen
 from helpers_results import begin, load, write_run
 from helpers_tools import call
 from PIL import Image
@@ -239,6 +240,17 @@ def test_odd_collections_make_a_page(tmp_path: Path, build: Callable[[Path], Non
         incomplete_and_unlogged: "Runs in no row",
     }
     assert expected[build] in read.text
+
+
+@pytest.mark.parametrize("build", [compared, many_rows_and_classes])
+def test_nothing_is_off_a_narrow_screen(tmp_path: Path, build: Callable[[Path], None]) -> None:
+    """Tables become cards there, keys of recipes too."""
+    build(tmp_path / "runs")
+    for seed in range(2):
+        recipe = tiny("kd", seed=seed, method={"name": "cwd", "adversary": {"penalty": 10.0}})
+        enrich(write_run(tmp_path / "runs" / f"cwd{seed}", recipe, 55.0), seed=seed, teacher=True)
+    page, _ = written(tmp_path / "runs")
+    assert off_screen(page, 420, tmp_path) == []
 
 
 def numbers(pattern: str, text: str) -> list[tuple[float, ...]]:

@@ -116,11 +116,11 @@ def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     for label, curve in totals.items():
         chart = curves([curve], f"total loss of {label} over steps", "step", "total loss")
         panels.append(Panel(f"{label}, total", chart, curve.look))
-    bands = f"Panels of more than {CLEAR} rows have no bands."
+    bands = f"Panels of more than {CLEAR} rows have no bands; each panel has its own axis."
     caption = (
         f"Training batches at the logged steps; {seeds(block)}. {_drawing(totals.values(), bands)} First the terms that "
         "several rows share, before weighting; rows compare there only where the term has the same settings (labels, "
-        "temperature). Then each row's total: the sums hold different terms, so they do not compare, and each panel has its own axis."
+        "temperature). Then each row's total: the sums hold different terms, so they do not compare."
     )
     return Part("loss", "Losses", "panels.html", panels, caption, legend=not few(totals.values()))
 
