@@ -390,3 +390,18 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "none.html").exists()
     assert "is a directory" in report(tmp_path / "runs", "--output", tmp_path).stderr
+
+
+def test_it_is_put_beside_the_runs_and_the_last_line_says_where(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a" / "seed0", tiny(), 50.0)
+    write_run(tmp_path / "runs" / "b" / "seed0", tiny("kd"), 51.0)
+    for words, place in (
+        (["runs"], "runs/report.html"),
+        (["runs/a/seed0"], "runs/a/seed0/report.html"),
+        (["runs/a", "runs/b"], "runs/report.html"),
+        ([tmp_path / "runs" / "a", tmp_path / "runs" / "b" / "seed0"], "runs/report.html"),
+    ):
+        done = call("report", *words, folder=tmp_path)
+        assert done.stdout.splitlines()[-1].startswith(f"{place}: "), done.stderr
+        (tmp_path / place).unlink()
+    assert not (tmp_path / "report.html").exists()
