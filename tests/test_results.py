@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.results.footnotes import about
 from kd.results.groups import Choices
+from kd.results.layouts import long
 from kd.results.names import row_label, student_label, teacher_label
+from kd.results.published import load_published
 from kd.results.rows import Block, Row, statistics, summarise
 from kd.results.runs import load_counts, load_runs, records
 
@@ -370,9 +373,29 @@ def test_a_run_that_taught_is_the_blocks_teacher(tmp_path: Path) -> None:
     write_run(tmp_path / "big" / "seed0", recipe, 70.0)
     block = only(tmp_path)
     assert block.teacher is None
-    assert any(
-        line.startswith(f"{tmp_path}/big/seed0 taught or learnt tokens for these rows and is none") for line in block.doubts
+    assert block.doubts == (
+        f"{tmp_path}/big/seed0 taught these rows and has no row: it was measured otherwise (evaluation.report)",
     )
+
+
+def test_it_is_said_why_the_teacher_has_no_row(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0)
+    assert only(tmp_path).no_teacher == "No row of the teacher: it is no run of ours (teacher.name: fresh)"
+    three(tmp_path / "run", "ce", 50.0)
+    three(tmp_path / "run", "kd", 51.0, {"teacher": {"name": "run", "path": "big/seed0"}})
+    block = only(tmp_path / "run")
+    assert block.no_teacher == "No row of the teacher: big/seed0 is not among the directories given; give it too"
+    assert block.no_teacher in long([block], load_published())[0].notes
+    begin(tmp_path / "run" / "big" / "seed0", tiny(student={"backbone": "resnet34"}))
+    assert only(tmp_path / "run").no_teacher == f"No row of the teacher: {tmp_path}/run/big/seed0 has begun and not ended"
+    three(tmp_path / "own", "ce", 50.0)
+    three(tmp_path / "own", "kd", 51.0, {"teacher": {"name": "run", "path": str(tmp_path / "own" / "ce" / "seed0")}})
+    assert only(tmp_path / "own").no_teacher == "No row of the teacher beside the others: it is one of `ce`"
+    shutil.rmtree(tmp_path / "run" / "big")
+    write_run(tmp_path / "run" / "big" / "seed0", tiny(student={"backbone": "resnet34"}), 70.0)
+    block = only(tmp_path / "run")
+    assert (block.teacher is None, block.no_teacher) == (False, "")
 
 
 def test_a_copied_sweep_still_knows_its_teacher(tmp_path: Path) -> None:
@@ -409,7 +432,7 @@ def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:
         write_run(tmp_path / "maskd" / f"seed{seed}", tiny("kd", **taken), 52.0)
     block = only(tmp_path)
     assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("maskd", [0, 1, 2])]
-    assert any(line.startswith(f"{tmp_path}/tokens taught or learnt tokens") for line in block.doubts)
+    assert any(line.startswith(f"{tmp_path}/tokens learnt tokens") for line in block.doubts)
 
 
 def test_a_teacher_alone_is_a_row(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def _long(block: Block, published: Published, best: bool) -> Table:
         columns.append(("flags", lambda row: ", ".join(row.flags)))
     shown = [*([block.teacher] if block.teacher else []), *block.rows]
     rows = tuple(tuple(text(row) for _, text in columns) for row in shown)
-    notes = (*about(block), *flag_notes(block), *_sources(published, quotes))
+    teacher = [block.no_teacher] if block.no_teacher else []
+    notes = (*about(block), *teacher, *flag_notes(block), *_sources(published, quotes))
     return Table(title(block), tuple(name for name, _ in columns), rows, notes)
 
 

@@ -13,6 +13,7 @@ from kd.metrics.counts import Counts
 from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
 from kd.results.groups import Choices, Group, group
+from kd.results.lineage import why_elsewhere, why_no_teacher
 from kd.results.names import dataset_label, rank, row_label, student_label
 from kd.results.runs import Run, Runs, load_counts, number, records
 
@@ -63,7 +64,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one pair. ``teacher`` is the teacher's own row where its runs are there; ``images`` None without counts."""
+    """The rows of one pair. ``teacher`` is the teacher's own row where its runs are there, ``no_teacher`` why there is none;
+    ``images`` None without counts."""
 
     group: Group
     rows: Sequence[Row]
@@ -71,6 +73,7 @@ class Block:
     images: int | None
     doubts: tuple[str, ...]
     allowed: tuple[str, ...]
+    no_teacher: str = ""
 
     @property
     def first(self) -> Run:
@@ -118,11 +121,9 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
     teacher = _row("teacher", one.teachers, None, None, ()) if one.teachers else None
     images = len(tables[0]) if tables else None
     doubts += [doubt] if doubt else []
-    doubts += [
-        f"{run.folder} taught or learnt tokens for these rows and is none: it was trained or measured otherwise"
-        for run in one.elsewhere
-    ]
-    return Block(one, rows, teacher, images, tuple(doubts), choices.allow)
+    doubts += [why_elsewhere(run, one.rows) for run in one.elsewhere]
+    no_teacher = "" if teacher else why_no_teacher(one.rows, one.elsewhere, found)
+    return Block(one, rows, teacher, images, tuple(doubts), choices.allow, no_teacher)
 
 
 def _lacks(label: str, runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
