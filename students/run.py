@@ -23,6 +23,7 @@ from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.loading import describe
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
+from kd.results.differences import differing
 from kd.seeds import seed_everything
 from students import checkpoint
 from students.data_check import look_at_data
@@ -61,22 +62,21 @@ def _changed(recipe: Recipe, folder: Path) -> str:
         old = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return "its recipe.yaml cannot be read"
-    new = plain(recipe)
-    keys = [path for part in ("seed", *IDENTITY) for path in _differences(old.get(part), new.get(part), part)]
-    return f"different: {', '.join(keys[:6])}"
-
-
-def _differences(old: Any, new: Any, path: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
-    return [] if old == new else [path]
+    return f"different: {', '.join(list(differing(old, plain(recipe), ('seed', *IDENTITY)))[:6])}"
 
 
 def train(
-    recipe: Recipe, origins: Origins, folder: Path, teacher: Teacher | None, train_data: Dataset, device: torch.device
+    recipe: Recipe,
+    origins: Origins,
+    folder: Path,
+    teacher: Teacher | None,
+    train_data: Dataset,
+    device: torch.device,
+    asked: str = "",
 ) -> dict[str, Any]:
     """Train, or go on training, and write the run directory; returns what ``result.json`` holds.
+
+    ``asked`` is the word that named the method; tables call the run by it.
 
     Raises:
         InputError: bad input, with the remedy; always before anything long runs.
@@ -92,7 +92,7 @@ def train(
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):
         state = checkpoint.load(folder, device)
-        identity = _identify(recipe, origins, folder)
+        identity = _identify(recipe, origins, folder, asked)
         if state is not None:
             trainer.restore(state)
             say(f"resuming {folder} at step {trainer.step}")
@@ -144,7 +144,7 @@ def _batches(recipe: Recipe, data: Dataset, first: int, last: int, device: torch
     )
 
 
-def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
+def _identify(recipe: Recipe, origins: Origins, folder: Path, asked: str) -> dict[str, Any]:
     """Who this run is; written once, kept when it is resumed."""
     path = folder / "run.json"
     if distributed.is_main():
@@ -155,7 +155,7 @@ def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
         if (known.get("fingerprint"), known.get("seed")) != (mark, recipe.seed):
             (folder / "teacher.json").unlink(missing_ok=True)
             identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
-            write_json(path, identity)
+            write_json(path, {**identity, **({"asked": asked} if asked else {})})
     distributed.barrier()
     return read_json(path)
 

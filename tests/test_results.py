@@ -478,6 +478,72 @@ def test_rows_of_one_method_tell_what_differs(tmp_path: Path) -> None:
     assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (method.temperature=1.0)", "kd (method.temperature=4.0)"]
 
 
+OWN = {"method": {"name": "kd.methods.kd:KD"}}
+
+
+def swept(folder: Path, choices: dict[str, dict[str, str]]) -> None:
+    """The record of a sweep whose points have these choices."""
+    points = {name: {"choices": {"recipe": "shapes/tiny", "seed": name[-1], **axes}} for name, axes in choices.items()}
+    (folder / "sweep.json").write_text(json.dumps({"file": {}, "points": points}))
+
+
+@pytest.mark.parametrize(
+    ("axes", "labels"),
+    [
+        ([{"method": "ce"}, {"method": "mine"}, {"method": "ce_jml"}], ["ce", "ce_jml", "mine"]),
+        ([{"method": "ce"}, {"method": "kd", "method.name": "my_losses:Mine"}, {"method": "j"}], ["ce", "j", "my_losses:Mine"]),
+        ([{"variant": "plain"}, {"variant": "ours"}, {"variant": "theirs"}], ["plain", "theirs", "ours"]),
+        ([{}, {}, {}], ["ce", "ce+jaccard", "KD"]),
+    ],
+)
+def test_rows_of_a_sweep_are_called_as_its_axes_are_written(
+    tmp_path: Path, axes: list[dict[str, str]], labels: list[str]
+) -> None:
+    """The user's own class, ``KD`` here, has no say where an axis has one."""
+    recipes: list[tuple[str, dict[str, Any]]] = [("ce", {}), ("kd", OWN), ("ce", JACCARD)]
+    for number, (kind, changes) in enumerate(recipes):
+        for seed in range(2):
+            write_run(tmp_path / f"{number}-s{seed}", tiny(kind, **changes, seed=seed), 50.0 + number)
+    swept(tmp_path, {f"{number}-s{seed}": one for number, one in enumerate(axes) for seed in range(2)})
+    assert [one.label for one in only(tmp_path).rows] == labels
+
+
+def test_rows_of_one_word_tell_the_axis_in_which_they_differ(tmp_path: Path) -> None:
+    write_run(tmp_path / "ce-s0", tiny(), 50.0)
+    choices: dict[str, dict[str, str]] = {"ce-s0": {"method": "ce"}}
+    for label, temperature in (("cold", 1.0), ("hot", 4.0)):
+        recipe = tiny("kd", method={"name": "kd", "temperature": temperature})
+        write_run(tmp_path / f"{label}-s0", recipe, 51.0)
+        choices[f"{label}-s0"] = {"method": "kd", "heat": label, "same": "1"}
+    swept(tmp_path, choices)
+    assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (heat=cold)", "kd (heat=hot)"]
+    (tmp_path / "sweep.json").unlink()
+    assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (method.temperature=1.0)", "kd (method.temperature=4.0)"]
+
+
+def test_words_name_rows_and_do_not_make_them(tmp_path: Path) -> None:
+    """A row is its content: a run by itself joins the sweep's row, and two words for one content count for nothing."""
+    three(tmp_path / "alone", "ce", 50.0)
+    for seed in range(3, 5):
+        write_run(tmp_path / "sweep" / f"a-s{seed}", tiny(seed=seed), 50.0)
+    swept(tmp_path / "sweep", {f"a-s{seed}": {"method": "plain"} for seed in range(3, 5)})
+    assert [(one.label, one.seeds) for one in only(tmp_path).rows] == [("plain", [0, 1, 2, 3, 4])]
+    swept(tmp_path / "sweep", {"a-s3": {"method": "plain"}, "a-s4": {"method": "other"}})
+    assert [one.label for one in only(tmp_path).rows] == ["ce"]
+    swept(tmp_path / "sweep", {f"a-s{seed}": {"method": "plain"} for seed in range(3, 5)})
+    three(tmp_path, "kd", 51.0)
+    assert only(tmp_path, Choices(baseline="ce")).group.baseline == "plain"
+
+
+def test_two_contents_of_one_word_stay_two_rows(tmp_path: Path) -> None:
+    write_run(tmp_path / "a-s0", tiny(), 50.0)
+    write_run(tmp_path / "b-s0", tiny(**JACCARD), 51.0)
+    swept(tmp_path, {"a-s0": {"method": "x"}, "b-s0": {"method": "x"}})
+    labels = [one.label for one in only(tmp_path).rows]
+    assert len(set(labels)) == 2
+    assert all(label.startswith("x (") for label in labels)
+
+
 def test_cross_entropy_alone_is_the_baseline_unless_another_is_chosen(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0)
     three(tmp_path / "jml", "ce", 52.0, JACCARD)

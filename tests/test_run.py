@@ -19,12 +19,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import STUDENT, execute, merged, tiny
 
+from kd.commands.train import asked
 from kd.commands.train import report as ended
 from kd.config import ConfigError, InputError
 from kd.data.build import open_split
 from kd.files import write_json
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
+from kd.results.runs import load_runs
 from students import checkpoint
 from students.examining.previews import write_samples
 from students.nonfinite import NonFiniteLossError
@@ -111,6 +113,20 @@ def test_a_training_ends_with_the_iou_of_each_class(whole: Path, capsys: pytest.
     many = {f"class {number}": 50.0 for number in range(13)}
     ended({**result, "last": {"test": {**result["last"]["test"], "iou": many}}}, Path("runs/a b/seed0"), "finished")
     assert capsys.readouterr().out.splitlines()[2:] == ["IoU of each of the 13 classes: kd evaluate 'runs/a b/seed0'"]
+
+
+def test_a_run_remembers_the_word_that_named_its_method(tmp_path: Path) -> None:
+    for words, known in (
+        (["ce_jml+kd", "method.temperature=4"], "ce_jml+kd"),
+        (["kd", "method.name=cwd"], ""),
+        (["kd", "method=[{name: kd}, {name: cwd}]"], ""),
+        (["seed=1"], ""),
+    ):
+        assert asked(words) == known
+    done = call("train", "shapes/tiny", "ce_jml", "--smoke", "--output", tmp_path / "run", "run.device=cpu")
+    assert done.returncode == 0, done.stderr
+    (run,) = load_runs([tmp_path]).finished
+    assert run.asked == {"method": "ce_jml"}
 
 
 def test_the_progress_of_a_training_says_of_which_split_its_miou_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,9 +202,9 @@ def test_cells_are_escaped() -> None:
 
 
 def test_display_names() -> None:
-    assert [display(label) for label in ("ce", "ce+jaccard", "kd+cwd", "jml_kd (method.a=1)", "kl, smoothed labels")] == [
-        *("CE", "CE+JML", "KD+CWD", "JML-KD (method.a=1)", "KL, smoothed labels")
-    ]
+    assert [
+        display(label) for label in ("ce", "ce+jaccard", "kd+cwd", "jml_kd (method.a=1)", "kl, smoothed labels", "ce_jml+cwd@x")
+    ] == [*("CE", "CE+JML", "KD+CWD", "JML-KD (method.a=1)", "KL, smoothed labels", "CE+JML+CWD@x")]
 
 
 # -------------------------------------------------------------------------------------------------------- published

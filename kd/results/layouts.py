@@ -12,7 +12,7 @@ from kd.results.published_tables import Quote, quote, told
 from kd.results.render import Table
 from kd.results.rows import Block, Row
 
-TERMS = {"ce": "CE", "jaccard": "JML", "kl": "KL"}
+TERMS = {"ce_jml": "CE+JML", "ce": "CE", "jaccard": "JML", "kl": "KL"}
 Column = tuple[str, Callable[[Row], str]]
 
 
@@ -116,11 +116,12 @@ def _ordered(blocks: Sequence[Block]) -> list[str]:
 
 
 def display(label: str) -> str:
-    """``ce+jaccard`` as ``CE+JML``, ``jml_kd`` as ``JML-KD``."""
+    """``ce+jaccard`` as ``CE+JML``, ``jml_kd`` as ``JML-KD``, ``cwd@cirkd`` as ``CWD@cirkd``."""
     name, space, rest = label.partition(" ")
     comma = "," if name.endswith(",") else ""
     parts = name.removesuffix(",").split("+")
-    return "+".join(METHODS.get(part, TERMS.get(part, part)) for part in parts) + comma + space + rest
+    names = [(METHODS.get(part, TERMS.get(part, part)), at, preset) for part, at, preset in (p.partition("@") for p in parts)]
+    return "+".join(map("".join, names)) + comma + space + rest
 
 
 def spread(mean: float | None, std: float | None) -> str:

@@ -113,7 +113,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "other seeds": baseline is not None and [run.seed for run in runs] != [run.seed for run in baseline],
             "teacher below student": _above_teacher(runs),
             "other machine": baseline is not None and _machine(runs) != _machine(baseline),
-            "incomplete": _lacks(label, runs, unfinished),
+            "incomplete": _lacks(runs, unfinished),
             "no counts": any(str(run.folder) not in draws for run in runs) and baseline is not None,
         }
         rows.append(_row(label, runs, baseline, delta, tuple(flag for flag, raised in flags.items() if raised)))
@@ -126,10 +126,10 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
     return Block(one, rows, teacher, images, tuple(doubts), choices.allow, no_teacher)
 
 
-def _lacks(label: str, runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
+def _lacks(runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
     """Whether a seed of the row has begun and not ended; another attempt at a seed that is there does not count."""
     seeds = {run.seed for run in runs}
-    return any((label == name or label.startswith(f"{name} (")) and seed not in seeds for name, seed in unfinished)
+    return any(row_label(runs[0].recipe) == name and seed not in seeds for name, seed in unfinished)
 
 
 def _row(label: str, runs: Sequence[Run], baseline: Sequence[Run] | None, delta: Delta | None, flags: tuple[str, ...]) -> Row:
