@@ -135,6 +135,20 @@ def test_what_is_unfinished_or_damaged_is_named(tmp_path: Path) -> None:
         assert reason in line
         assert "restore it, or move the directory away" in line
     assert found.left_out == [str(found.incomplete[0]), *found.damaged]
+    for seed in (1, 2):
+        begin(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed), [(seed, 20.0)])
+        (tmp_path / f"short{seed}").mkdir()
+        (tmp_path / f"short{seed}" / "recipe.yaml").write_bytes((tmp_path / "ce" / "seed0" / "recipe.yaml").read_bytes())
+        (tmp_path / f"short{seed}" / "result.json").write_text("{}")
+    found = load_runs([tmp_path])
+    assert len(found.left_out) == 6
+    assert found.left_out[0] == (
+        f"3 runs: incomplete, last logged at steps 1 to 3; the commands that began them resume them; first: {tmp_path}/kd/seed0"
+    )
+    assert (
+        "3 files: is damaged ('seed' is missing or no such thing); restore it, or move the directory away and run anew; "
+        f"first: {tmp_path}/short/result.json"
+    ) in found.left_out
 
 
 def test_strange_lines_of_metrics_are_left_out(tmp_path: Path) -> None:

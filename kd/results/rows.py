@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kd.config import ConfigError, InputError
+from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
@@ -168,7 +169,7 @@ def _mean_cost(runs: Sequence[Run], key: str) -> float:
 
 
 def _counts(runs: Iterable[Run]) -> tuple[dict[str, Counts], list[str]]:
-    """Counts by the run's directory, and a line for each that is missing or damaged.
+    """Counts by the run's directory, and lines on those that are missing or damaged.
 
     Raises:
         ConfigError: two runs were measured on different images.
@@ -188,7 +189,7 @@ def _counts(runs: Iterable[Run]) -> tuple[dict[str, Counts], list[str]]:
                 f"{name} and {folder} do not compare: they were measured on different images or labels "
                 f"({len(first)} and {len(counts)} images); evaluate both on the same copy of the data"
             )
-    return found, lines
+    return found, grouped(lines, "files")
 
 
 def _delta(runs: Sequence[Run], baseline: Sequence[Run], draws: Mapping[str, Floats]) -> Delta:

@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import yaml
 
 from kd.config import InputError
+from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.recipe.schema import IDENTITY
@@ -78,8 +79,13 @@ class Runs:
 
     @property
     def left_out(self) -> list[str]:
-        """A line for each run that no row holds."""
-        return [str(run) for run in self.incomplete] + self.damaged
+        """Lines on the runs that no row holds, one for each cause."""
+        begun = [str(run) for run in self.incomplete]
+        if len(begun) > 1:
+            steps = sorted(run.step for run in self.incomplete)
+            told = f"incomplete, last logged at steps {steps[0]} to {steps[-1]}; the commands that began them resume them"
+            begun = [f"{len(begun)} runs: {told}; first: {self.incomplete[0].folder}"]
+        return begun + grouped(self.damaged, "files")
 
 
 def load_runs(paths: Iterable[str | Path]) -> Runs:
