@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from kd.config import InputError
+
+
+def grouped(lines: Iterable[str], what: str) -> list[str]:
+    """Lines ``FILE: cause`` by their cause: ``12 images: cause; first: FILE``. One whose cause no other has stays as it is.
+
+    Causes that differ only in that they quote their own file are one.
+    """
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        name, _, cause = line.partition(": ")
+        found.setdefault(cause.replace(f" '{name}'", ""), []).append(line)
+    firsts = {cause: some[0] for cause, some in found.items()}
+    return [
+        first if len(found[cause]) == 1 else f"{len(found[cause])} {what}: {cause}; first: {first.partition(': ')[0]}"
+        for cause, first in firsts.items()
+    ]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

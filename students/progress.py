@@ -25,10 +25,19 @@ class Progress:
         description: the stage.
         every: where stderr is no terminal, a line is printed at multiples of this many steps only...
         seconds: ...and never sooner than this after the line before it. The first and the last update print always.
+        split: the one whose mIoU is shown.
     """
 
-    def __init__(self, total: int, start: int = 0, description: str = "", every: int = 10, seconds: float = 10.0) -> None:
-        self._shown = is_main()
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        description: str = "",
+        every: int = 10,
+        seconds: float = 10.0,
+        split: str = "",
+    ) -> None:
+        self._shown, self._split = is_main(), split
         self._total, self._step, self._description = total, start, description
         self._every, self._seconds = every, seconds
         self._clock = _Clock()
@@ -66,7 +75,7 @@ class Progress:
             losses: the total first, then its terms; they are dropped from the end where the line is too narrow.
             images: images seen in these steps by all ranks together; feeds img/s.
             lr: learning rate.
-            miou: last validation mIoU, in percent.
+            miou: last mIoU on the split, in percent.
             steps: optimizer steps done since the last call.
         """
         if not self._shown:
@@ -121,7 +130,7 @@ class Progress:
         """What there is to show, the most important first, so that a narrow line loses the least."""
         losses = [f"{name} {short(value)}" for name, value in self._losses.items()]
         others = [
-            "" if self._miou is None else f"mIoU {self._miou:.1f}",
+            "" if self._miou is None else f"{self._split} mIoU {self._miou:.1f}".lstrip(),
             f"{short(self._clock.speed())} img/s" if self._clock.speed() > 0 else "",
             "" if self._lr is None else f"lr {self._lr:.1e}",
         ]

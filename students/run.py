@@ -24,6 +24,7 @@ from kd.recipe.identity import is_run_of
 from kd.recipe.loading import describe
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
+from kd.results.differences import differing
 from kd.seeds import seed_everything
 from students import checkpoint
 from students.data_check import look_at_data
@@ -60,22 +61,22 @@ def _changed(recipe: Recipe, folder: Path) -> str:
         old = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return "its recipe.yaml cannot be read"
-    new = plain(recipe)
-    keys = [path for part in ("seed", *IDENTITY) for path in _differences(old.get(part), new.get(part), part)]
+    keys = list(differing(old, plain(recipe), ("seed", *IDENTITY)))
     return f"different: {', '.join(keys[:6]) or 'the weights that its recipe names'}"
 
 
-def _differences(old: Any, new: Any, path: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}")]
-    return [] if old == new else [path]
-
-
 def train(
-    recipe: Recipe, origins: Origins, folder: Path, teacher: Teacher | None, train_data: Dataset, device: torch.device
+    recipe: Recipe,
+    origins: Origins,
+    folder: Path,
+    teacher: Teacher | None,
+    train_data: Dataset,
+    device: torch.device,
+    asked: str = "",
 ) -> dict[str, Any]:
     """Train, or go on training, and write the run directory; returns what ``result.json`` holds.
+
+    ``asked`` is the word that named the method; tables call the run by it.
 
     Raises:
         InputError: bad input, with the remedy; always before anything long runs.
@@ -91,7 +92,7 @@ def train(
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):
         state = checkpoint.load(folder, device)
-        identity = _identify(recipe, origins, folder)
+        identity = _identify(recipe, origins, folder, asked)
         if state is not None:
             trainer.restore(state)
             say(f"resuming {folder} at step {trainer.step}")
@@ -101,7 +102,8 @@ def train(
         first = trainer.step if state is not None else None
         with Tracker(recipe.run.wandb, folder, about(plain(recipe), identity), first) as tracker:
             tracker.teacher(_teacher_scores(folder) or {})
-            with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every) as progress:
+            split = recipe.evaluation.select
+            with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every, split=split) as progress:
                 trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
             result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
             if not recipe.evaluation.every and distributed.is_main():
@@ -142,7 +144,7 @@ def _batches(recipe: Recipe, data: Dataset, first: int, last: int, device: torch
     )
 
 
-def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
+def _identify(recipe: Recipe, origins: Origins, folder: Path, asked: str) -> dict[str, Any]:
     """Who this run is; written once, kept when it is resumed."""
     path = folder / "run.json"
     if distributed.is_main():
@@ -153,7 +155,7 @@ def _identify(recipe: Recipe, origins: Origins, folder: Path) -> dict[str, Any]:
             mark = fingerprint(recipe)
             (folder / "teacher.json").unlink(missing_ok=True)
             identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
-            write_json(path, identity)
+            write_json(path, {**identity, **({"asked": asked} if asked else {})})
     distributed.barrier()
     return read_json(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,21 @@ def test_a_server_takes_its_own_data_set_only() -> None:
 
 
 # --- the tool
+
+
+def test_images_that_cannot_be_read_are_told_by_cause(tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    photo(tmp_path / "in/plain.png")
+    for number in range(12):
+        (tmp_path / f"in/broken{number:02d}.png").write_bytes(b"\x89PNG no more")
+    pages = Image.new("RGB", (8, 8))
+    pages.save(tmp_path / "in/strange.tif", save_all=True, append_images=[pages])
+    done = call("predict", tmp_path / "model", tmp_path / "in", "--output", tmp_path / "out", "--device", "cpu")
+    told = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    assert len(told) == 2
+    assert re.fullmatch(rf"skipped: 12 images: cannot be decoded [^/]*; first: {tmp_path}/in/broken00\.png", told[0])
+    assert told[1].startswith(f"skipped: {tmp_path}/in/strange.tif: ")
+    assert "error: 13 of 14 images could not be read, see above; the rest is written" in done.stderr
 
 
 def test_a_folder_from_the_command_line(tmp_path: Path) -> None:

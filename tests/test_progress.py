@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def fake_training(total: int = 40, start: int = 0) -> None:
-    with Progress(total, start=start, description="distil", seconds=0, every=10) as shown:
+    with Progress(total, start=start, description="distil", seconds=0, every=10, split="test") as shown:
         for _ in range(start, total):
             losses = {"loss": 1.23456, "ce": 0.5, "jaccard_hard": 12.345, "jaccard_soft": 0.000123}
             shown.update(losses, images=16, lr=0.01, miou=61.27)
@@ -29,7 +29,7 @@ def test_batch_logs_get_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\r" not in written
     lines = written.splitlines()
     assert [line.split()[1] for line in lines] == ["6/45", "10/45", "20/45", "30/45", "40/45", "45/45"]
-    for text in ("loss 1.23,", "ce 0.500", "mIoU 61.3", "lr 1.0e-02", "img/s", "jaccard_soft 0.000123", "ETA "):
+    for text in ("loss 1.23,", "ce 0.500", ", test mIoU 61.3", "lr 1.0e-02", "img/s", "jaccard_soft 0.000123", "ETA "):
         assert text in lines[-1]
 
 
@@ -40,7 +40,7 @@ def test_batch_logs_are_not_flooded(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("columns", "there", "gone"), [(80, "mIoU 61.3", "jaccard"), (160, "jaccard_soft", "\n\n")])
+@pytest.mark.parametrize(("columns", "there", "gone"), [(80, "test mIoU 61.3", "jaccard"), (160, "jaccard_soft", "\n\n")])
 def test_the_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, there: str, gone: str) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)

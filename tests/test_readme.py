@@ -55,7 +55,7 @@ def test_its_own_method_is_trained_swept_and_tabled_with_no_other_edit(own: Path
     assert "2 finished of 2 points" in done.stdout
     (run,) = (own / "runs" / "sweeps" / "s").glob("tiny_cosine-*")
     assert '"cosine"' in (run / "metrics.jsonl").read_text()
-    assert "| CosineMethod |" in call("table", "runs/sweeps/s").stdout
+    assert "| cosine |" in call("table", "runs/sweeps/s").stdout
 
 
 @pytest.mark.parametrize("words", [["my_methods:CosineMethod"], ["cosine", "power=2"]], ids=str)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_browser import off_screen
 from helpers_results import begin, load, write_run
 from helpers_tools import call
 from PIL import Image
@@ -241,6 +242,17 @@ def test_odd_collections_make_a_page(tmp_path: Path, build: Callable[[Path], Non
     assert expected[build] in read.text
 
 
+@pytest.mark.parametrize("build", [compared, many_rows_and_classes])
+def test_nothing_is_off_a_narrow_screen(tmp_path: Path, build: Callable[[Path], None]) -> None:
+    """Tables become cards there, keys of recipes too."""
+    build(tmp_path / "runs")
+    for seed in range(2):
+        recipe = tiny("kd", seed=seed, method={"name": "cwd", "adversary": {"penalty": 10.0}})
+        enrich(write_run(tmp_path / "runs" / f"cwd{seed}", recipe, 55.0), seed=seed, teacher=True)
+    page, _ = written(tmp_path / "runs")
+    assert off_screen(page, 420, tmp_path) == []
+
+
 def numbers(pattern: str, text: str) -> list[tuple[float, ...]]:
     return [tuple(map(float, found)) for found in re.findall(pattern, text)]
 
@@ -260,8 +272,25 @@ def test_curves_and_bands_lie_where_the_numbers_say() -> None:
     per_point = (y0 - y2) / 30
     assert band[0][1] == pytest.approx(y0 + 5 * per_point, abs=0.2)
     assert "20 (15 to 25, n = 3)" in chart
-    single = str(curves([Curve(LOOK, [0, 1], [1, 2], [1, 2], [1, 2])], "t", "step", "mIoU"))
+    single = str(curves([Curve(LOOK, [0, 1, 2], [1, 2, 2], [1, 2, 2], [1, 2, 2])], "t", "step", "mIoU"))
+    assert "polyline" in single
     assert "polygon" not in single
+
+
+def test_curves_of_a_point_or_two_are_numbers(tmp_path: Path) -> None:
+    two = [
+        Curve(LOOK, [50, 100], [20, 40.125], [15, 39], [25, 41], seeds=3),
+        Curve(Look("kd", 1, 1, None), [50], [7], [7], [7]),
+    ]
+    told = re.sub(r"<svg.*?</svg>", "", str(curves(two, "t", "step", "mIoU", ("teacher", 60.0))))
+    assert re.findall(r"<li>(.*?)</li>", told) == ["ce: 40.12 (39 to 41) at step 100", "kd: 7 at step 50", "teacher: 60"]
+    for seed in range(2):
+        write_run(tmp_path / f"ce{seed}", tiny(seed=seed), 50.0, curve=[(3, 60.0), (6, 61.0 + seed)])
+        write_run(tmp_path / f"kd{seed}", tiny("kd", seed=seed), 50.0, curve=[(3, 60.0), (6, 64.0 + seed)])
+    text, read = written(tmp_path)
+    assert "polyline" not in text[text.index('<section id="b1-miou">') : text.index('<section id="b1-loss">')]
+    assert read.words.count("kd: 64.5 (64 to 65) at step 6") == 1
+    assert "teacher: 90" in read.words
 
 
 def test_scatter_and_bars() -> None:
@@ -298,21 +327,22 @@ def test_values_that_differ_by_rounding_only_have_an_axis() -> None:
     for value in np.random.default_rng(0).uniform(0, 100, 200):
         scatter([Dot(LOOK, 1.0, float(value), float(np.std([value] * 3, ddof=1)))], "t", "x", "y")
         mean = float(np.mean([value] * 3))
-        curves([Curve(LOOK, [0, 1], [float(value), mean], [mean] * 2, [mean] * 2, seeds=3)], "t", "x", "y")
+        curves([Curve(LOOK, [0, 1, 2], [float(value), mean, mean], [mean] * 3, [mean] * 3, seeds=3)], "t", "x", "y")
 
 
 def test_the_teacher_is_a_line_only_beside_curves_of_the_same_images(tmp_path: Path) -> None:
     for limit in (0, 2):
-        write_run(tmp_path / str(limit) / "kd", tiny("kd", evaluation={"limit": limit}), 50.0)
+        curve = [(step, 50.0 + step) for step in (2, 4, 6)]
+        write_run(tmp_path / str(limit) / "kd", tiny("kd", evaluation={"limit": limit}), 50.0, curve=curve)
         text, read = written(tmp_path / str(limit))
         assert ('class="level"' in text) == (limit == 0)
         assert ("2 images of it, evenly spread" in read.text) == (limit == 2)
 
 
 def test_panels_of_one_score_share_their_axes(tmp_path: Path) -> None:
-    for number, (label, curve) in enumerate({"ce": (10.0, 30.0), "kd": (25.0, 71.0)}.items()):
+    for number, (label, curve) in enumerate({"ce": (10.0, 20.0, 30.0), "kd": (25.0, 50.0, 71.0)}.items()):
         for seed in range(2):
-            shifted = [(3 * (step + 1), value + 24 * seed) for step, value in enumerate(curve)]
+            shifted = [(2 * (step + 1), value + 24 * seed) for step, value in enumerate(curve)]
             write_run(tmp_path / f"{label}{seed}", tiny(label, seed=seed), 50.0 + number, curve=shifted)
     text, _ = written(tmp_path)
     part = text[text.index('<section id="b1-miou">') : text.index('<section id="b1-loss">')]
@@ -360,3 +390,18 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "none.html").exists()
     assert "is a directory" in report(tmp_path / "runs", "--output", tmp_path).stderr
+
+
+def test_it_is_put_beside_the_runs_and_the_last_line_says_where(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a" / "seed0", tiny(), 50.0)
+    write_run(tmp_path / "runs" / "b" / "seed0", tiny("kd"), 51.0)
+    for words, place in (
+        (["runs"], "runs/report.html"),
+        (["runs/a/seed0"], "runs/a/seed0/report.html"),
+        (["runs/a", "runs/b"], "runs/report.html"),
+        ([tmp_path / "runs" / "a", tmp_path / "runs" / "b" / "seed0"], "runs/report.html"),
+    ):
+        done = call("report", *words, folder=tmp_path)
+        assert done.stdout.splitlines()[-1].startswith(f"{place}: "), done.stderr
+        (tmp_path / place).unlink()
+    assert not (tmp_path / "report.html").exists()

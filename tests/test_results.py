@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.results.footnotes import about
 from kd.results.groups import Choices
+from kd.results.layouts import long
 from kd.results.names import row_label, student_label, teacher_label
+from kd.results.published import load_published
 from kd.results.rows import Block, Row, statistics, summarise
 from kd.results.runs import load_counts, load_runs, records
 
@@ -132,6 +135,20 @@ def test_what_is_unfinished_or_damaged_is_named(tmp_path: Path) -> None:
         assert reason in line
         assert "restore it, or move the directory away" in line
     assert found.left_out == [str(found.incomplete[0]), *found.damaged]
+    for seed in (1, 2):
+        begin(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed), [(seed, 20.0)])
+        (tmp_path / f"short{seed}").mkdir()
+        (tmp_path / f"short{seed}" / "recipe.yaml").write_bytes((tmp_path / "ce" / "seed0" / "recipe.yaml").read_bytes())
+        (tmp_path / f"short{seed}" / "result.json").write_text("{}")
+    found = load_runs([tmp_path])
+    assert len(found.left_out) == 6
+    assert found.left_out[0] == (
+        f"3 runs: incomplete, last logged at steps 1 to 3; the commands that began them resume them; first: {tmp_path}/kd/seed0"
+    )
+    assert (
+        "3 files: is damaged ('seed' is missing or no such thing); restore it, or move the directory away and run anew; "
+        f"first: {tmp_path}/short/result.json"
+    ) in found.left_out
 
 
 def test_strange_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
@@ -369,9 +386,29 @@ def test_a_run_that_taught_is_the_blocks_teacher(tmp_path: Path) -> None:
     write_run(tmp_path / "big" / "seed0", recipe, 70.0)
     block = only(tmp_path)
     assert block.teacher is None
-    assert any(
-        line.startswith(f"{tmp_path}/big/seed0 taught or learnt tokens for these rows and is none") for line in block.doubts
+    assert block.doubts == (
+        f"{tmp_path}/big/seed0 taught these rows and has no row: it was measured otherwise (evaluation.report)",
     )
+
+
+def test_it_is_said_why_the_teacher_has_no_row(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0)
+    assert only(tmp_path).no_teacher == "No row of the teacher: it is no run of ours (teacher.name: fresh)"
+    three(tmp_path / "run", "ce", 50.0)
+    three(tmp_path / "run", "kd", 51.0, {"teacher": {"name": "run", "path": "big/seed0"}})
+    block = only(tmp_path / "run")
+    assert block.no_teacher == "No row of the teacher: big/seed0 is not among the directories given; give it too"
+    assert block.no_teacher in long([block], load_published())[0].notes
+    begin(tmp_path / "run" / "big" / "seed0", tiny(student={"backbone": "resnet34"}))
+    assert only(tmp_path / "run").no_teacher == f"No row of the teacher: {tmp_path}/run/big/seed0 has begun and not ended"
+    three(tmp_path / "own", "ce", 50.0)
+    three(tmp_path / "own", "kd", 51.0, {"teacher": {"name": "run", "path": str(tmp_path / "own" / "ce" / "seed0")}})
+    assert only(tmp_path / "own").no_teacher == "No row of the teacher beside the others: it is one of `ce`"
+    shutil.rmtree(tmp_path / "run" / "big")
+    write_run(tmp_path / "run" / "big" / "seed0", tiny(student={"backbone": "resnet34"}), 70.0)
+    block = only(tmp_path / "run")
+    assert (block.teacher is None, block.no_teacher) == (False, "")
 
 
 def test_a_copied_sweep_still_knows_its_teacher(tmp_path: Path) -> None:
@@ -429,7 +466,7 @@ def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:
         write_run(tmp_path / "maskd" / f"seed{seed}", tiny("kd", **taken), 52.0)
     block = only(tmp_path)
     assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("maskd", [0, 1, 2])]
-    assert any(line.startswith(f"{tmp_path}/tokens taught or learnt tokens") for line in block.doubts)
+    assert any(line.startswith(f"{tmp_path}/tokens learnt tokens") for line in block.doubts)
 
 
 def test_a_teacher_alone_is_a_row(tmp_path: Path) -> None:
@@ -473,6 +510,72 @@ def test_rows_of_one_method_tell_what_differs(tmp_path: Path) -> None:
     for temperature in (1.0, 4.0):
         three(tmp_path / str(temperature), "kd", 51.0, {"method": {"temperature": temperature}})
     assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (method.temperature=1.0)", "kd (method.temperature=4.0)"]
+
+
+OWN = {"method": {"name": "kd.methods.kd:KD"}}
+
+
+def swept(folder: Path, choices: dict[str, dict[str, str]]) -> None:
+    """The record of a sweep whose points have these choices."""
+    points = {name: {"choices": {"recipe": "shapes/tiny", "seed": name[-1], **axes}} for name, axes in choices.items()}
+    (folder / "sweep.json").write_text(json.dumps({"file": {}, "points": points}))
+
+
+@pytest.mark.parametrize(
+    ("axes", "labels"),
+    [
+        ([{"method": "ce"}, {"method": "mine"}, {"method": "ce_jml"}], ["ce", "ce_jml", "mine"]),
+        ([{"method": "ce"}, {"method": "kd", "method.name": "my_losses:Mine"}, {"method": "j"}], ["ce", "j", "my_losses:Mine"]),
+        ([{"variant": "plain"}, {"variant": "ours"}, {"variant": "theirs"}], ["plain", "theirs", "ours"]),
+        ([{}, {}, {}], ["ce", "ce+jaccard", "KD"]),
+    ],
+)
+def test_rows_of_a_sweep_are_called_as_its_axes_are_written(
+    tmp_path: Path, axes: list[dict[str, str]], labels: list[str]
+) -> None:
+    """The user's own class, ``KD`` here, has no say where an axis has one."""
+    recipes: list[tuple[str, dict[str, Any]]] = [("ce", {}), ("kd", OWN), ("ce", JACCARD)]
+    for number, (kind, changes) in enumerate(recipes):
+        for seed in range(2):
+            write_run(tmp_path / f"{number}-s{seed}", tiny(kind, **changes, seed=seed), 50.0 + number)
+    swept(tmp_path, {f"{number}-s{seed}": one for number, one in enumerate(axes) for seed in range(2)})
+    assert [one.label for one in only(tmp_path).rows] == labels
+
+
+def test_rows_of_one_word_tell_the_axis_in_which_they_differ(tmp_path: Path) -> None:
+    write_run(tmp_path / "ce-s0", tiny(), 50.0)
+    choices: dict[str, dict[str, str]] = {"ce-s0": {"method": "ce"}}
+    for label, temperature in (("cold", 1.0), ("hot", 4.0)):
+        recipe = tiny("kd", method={"name": "kd", "temperature": temperature})
+        write_run(tmp_path / f"{label}-s0", recipe, 51.0)
+        choices[f"{label}-s0"] = {"method": "kd", "heat": label, "same": "1"}
+    swept(tmp_path, choices)
+    assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (heat=cold)", "kd (heat=hot)"]
+    (tmp_path / "sweep.json").unlink()
+    assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (method.temperature=1.0)", "kd (method.temperature=4.0)"]
+
+
+def test_words_name_rows_and_do_not_make_them(tmp_path: Path) -> None:
+    """A row is its content: a run by itself joins the sweep's row, and two words for one content count for nothing."""
+    three(tmp_path / "alone", "ce", 50.0)
+    for seed in range(3, 5):
+        write_run(tmp_path / "sweep" / f"a-s{seed}", tiny(seed=seed), 50.0)
+    swept(tmp_path / "sweep", {f"a-s{seed}": {"method": "plain"} for seed in range(3, 5)})
+    assert [(one.label, one.seeds) for one in only(tmp_path).rows] == [("plain", [0, 1, 2, 3, 4])]
+    swept(tmp_path / "sweep", {"a-s3": {"method": "plain"}, "a-s4": {"method": "other"}})
+    assert [one.label for one in only(tmp_path).rows] == ["ce"]
+    swept(tmp_path / "sweep", {f"a-s{seed}": {"method": "plain"} for seed in range(3, 5)})
+    three(tmp_path, "kd", 51.0)
+    assert only(tmp_path, Choices(baseline="ce")).group.baseline == "plain"
+
+
+def test_two_contents_of_one_word_stay_two_rows(tmp_path: Path) -> None:
+    write_run(tmp_path / "a-s0", tiny(), 50.0)
+    write_run(tmp_path / "b-s0", tiny(**JACCARD), 51.0)
+    swept(tmp_path, {"a-s0": {"method": "x"}, "b-s0": {"method": "x"}})
+    labels = [one.label for one in only(tmp_path).rows]
+    assert len(set(labels)) == 2
+    assert all(label.startswith("x (") for label in labels)
 
 
 def test_cross_entropy_alone_is_the_baseline_unless_another_is_chosen(tmp_path: Path) -> None:

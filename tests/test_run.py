@@ -20,12 +20,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import STUDENT, execute, merged, tiny
 
+from kd.commands.train import asked
+from kd.commands.train import report as ended
 from kd.config import ConfigError, InputError
 from kd.data.build import open_split
 from kd.files import write_json
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
 from kd.recipe.schema import fingerprint
+from kd.results.runs import load_runs
 from students import checkpoint
 from students.examining.previews import write_samples
 from students.nonfinite import NonFiniteLossError
@@ -90,6 +93,48 @@ def test_the_saved_student_gives_the_reported_scores(whole: Path) -> None:
     assert again["iou"] == reported["iou"]
     numbers = {key: value for key, value in reported.items() if isinstance(value, float)}
     assert {key: again[key] for key in numbers} == pytest.approx(numbers, rel=1e-5)
+
+
+def test_scores_are_printed_with_their_units_and_what_their_names_mean(whole: Path) -> None:
+    printed = call("evaluate", whole).stdout
+    scores = json.loads((whole / "result.json").read_text())["last"]["test"]
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    for key, unit in (("mIoU_I_q1", "%"), ("ECE", "%"), ("ECE_I", "%"), ("SCE", "per mille"), ("SCE_I", "per mille")):
+        assert f"{key} {scores[key]:.2f} {unit}" in lines
+    assert f"images {scores['images']}" in lines
+    assert [line for line in lines if "_q5: of the worst 5 % of them alone" in line and line.startswith("_I: mean over images")]
+    name, value = next((name, value) for name, value in scores["iou"].items() if value is not None)
+    assert f"{name} {value:.2f} %" in lines
+
+
+def test_a_training_ends_with_the_iou_of_each_class(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    ended(result, whole, "finished")
+    told = capsys.readouterr().out.splitlines()[2:]
+    iou = result["last"]["test"]["iou"]
+    assert [line.rsplit(maxsplit=2 if line.endswith("%") else 1)[0].strip() for line in told] == list(iou)
+    many = {f"class {number}": 50.0 for number in range(13)}
+    ended({**result, "last": {"test": {**result["last"]["test"], "iou": many}}}, Path("runs/a b/seed0"), "finished")
+    assert capsys.readouterr().out.splitlines()[2:] == ["IoU of each of the 13 classes: kd evaluate 'runs/a b/seed0'"]
+
+
+def test_a_run_remembers_the_word_that_named_its_method(tmp_path: Path) -> None:
+    for words, known in (
+        (["ce_jml+kd", "method.temperature=4"], "ce_jml+kd"),
+        (["kd", "method.name=cwd"], ""),
+        (["kd", "method=[{name: kd}, {name: cwd}]"], ""),
+        (["seed=1"], ""),
+    ):
+        assert asked(words) == known
+    done = call("train", "shapes/tiny", "ce_jml", "--smoke", "--output", tmp_path / "run", "run.device=cpu")
+    assert done.returncode == 0, done.stderr
+    (run,) = load_runs([tmp_path]).finished
+    assert run.asked == {"method": "ce_jml"}
+
+
+def test_the_progress_of_a_training_says_of_which_split_its_miou_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(tiny(evaluation={"every": 3, "select": "test"}), tmp_path / "run")
+    assert ", test mIoU " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5])

@@ -230,6 +230,19 @@ def test_a_failure_blocks_only_what_needs_it(tmp_path: Path, stand_in: list[str]
     assert f"{points[0].name}: the data are broken" in told
 
 
+def test_failures_of_one_cause_are_told_once(tmp_path: Path) -> None:
+    root = tmp_path / "x"
+    for name in ("a", "b", "c"):
+        (root / name).mkdir(parents=True)
+        (root / name / "log.txt").write_text("step 1\nerror: no room\n" if name != "c" else "error: no data\n")
+    outcomes = {**dict.fromkeys("abc", "failed"), **dict.fromkeys("de", "blocked"), "f": "finished"}
+    assert report(outcomes, root).splitlines()[1:] == [  # type: ignore[arg-type]
+        "  2 points: error: no room; first: a",
+        "  c: error: no data",
+        "  2 points: not run, what it needs has failed; first: d",
+    ]
+
+
 def test_a_signal_stops_and_leaves_all_resumable(tmp_path: Path, stand_in: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "x"
     points = tiny_points(tmp_path, root)

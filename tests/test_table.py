@@ -111,6 +111,38 @@ def test_the_long_layout(runs: Path, capsys: pytest.CaptureFixture[str], monkeyp
     ]
 
 
+def test_with_one_seed_nothing_is_said_of_arrows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interval over images alone may exclude 0, and yet no row gets an arrow; then the legend must not explain any."""
+    write_run(tmp_path / "ce" / "seed0", tiny(), [50.0] * 8)
+    write_run(tmp_path / "kd" / "seed0", tiny("kd"), [53.5] * 8)
+    nothing = "- With one seed on a side nothing is told from chance: no row is called above or below the baseline"
+    for words in ([], ["--layout", "brief"]):
+        out = shown(capsys, monkeypatch, tmp_path, *words)
+        assert "↑" not in out
+        assert nothing in out.splitlines()
+    for seed in (1, 2):
+        write_run(tmp_path / "ce" / f"seed{seed}", tiny(seed=seed), [50.0] * 8)
+        write_run(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed), [53.5] * 8)
+    write_run(tmp_path / "ce_jml" / "seed0", tiny(**JACCARD), [49.0] * 8)
+    for words in ([], ["--layout", "brief"]):
+        out = shown(capsys, monkeypatch, tmp_path, *words)
+        assert nothing not in out
+        (legend,) = [line for line in out.splitlines() if line.startswith("- ↑ ↓: above or below the baseline")]
+        assert legend.endswith("excludes 0; none with one seed on a side")
+
+
+def test_without_a_baseline_no_difference_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "kd", tiny("kd"), [53.5] * 8)
+    out = shown(capsys, monkeypatch, tmp_path)
+    assert "- mIoU: " in out
+    assert "Δ:" not in out
+    assert "chance" not in out
+
+
 def test_the_brief_layout(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     out = shown(capsys, monkeypatch, runs, "--layout", "brief", "--checkpoint", "best")
     assert out.splitlines()[:4] == [
@@ -170,9 +202,9 @@ def test_cells_are_escaped() -> None:
 
 
 def test_display_names() -> None:
-    assert [display(label) for label in ("ce", "ce+jaccard", "kd+cwd", "jml_kd (method.a=1)", "kl, smoothed labels")] == [
-        *("CE", "CE+JML", "KD+CWD", "JML-KD (method.a=1)", "KL, smoothed labels")
-    ]
+    assert [
+        display(label) for label in ("ce", "ce+jaccard", "kd+cwd", "jml_kd (method.a=1)", "kl, smoothed labels", "ce_jml+cwd@x")
+    ] == [*("CE", "CE+JML", "KD+CWD", "JML-KD (method.a=1)", "KL, smoothed labels", "CE+JML+CWD@x")]
 
 
 # -------------------------------------------------------------------------------------------------------- published

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     command("sweep", SWEEP, *options.overrides, "--jobs", str(options.jobs), "--output", options.output)
     command("table", options.output)
-    command("report", options.output, "--output", options.output / "report.html")
+    command("report", options.output)
     print(f"\ntook {time.perf_counter() - started:.0f} s; a second call skips what is finished")
     print("These images and networks are toys and two seeds are few: the demo shows the workflow, not which method is better.")
     print(f"open {options.output / 'report.html'}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+MANY = 12
+"""More classes than these are not listed unasked."""
 EPILOG = """examples:
   kd evaluate runs/camvid/r18_jml_kd/seed0
   kd evaluate runs/camvid/r18_jml_kd/seed0 --split test --checkpoint best
@@ -47,16 +51,32 @@ def run(options: argparse.Namespace) -> None:
 
 
 def show(scores: dict[str, Any], title: str) -> None:
-    """Scores in columns: percent; SCE in per mille."""
+    """Scores in columns, with their units."""
+    from kd.metrics.scores import ENDINGS, unit
+
     print(f"{title}{coverage(scores)}")
     for key, value in scores.items():
         if not isinstance(value, dict | str):
-            print(f"  {key:16s} {_text(value):>8s}")
+            print(f"  {key:16s} {_text(value):>8s} {'' if value is None else unit(key)}".rstrip())
+    print(f"  {ENDINGS}")
     if scores["absent_but_predicted"]:
         print(f"  {absent_note(scores)}")
-    print("  IoU of each class")
-    for name, value in scores["iou"].items():
-        print(f"    {name:20s} {_text(value):>8s}")
+    print("  IoU of each class", *(f"  {line}" for line in class_lines(scores["iou"])), sep="\n")
+
+
+def class_lines(iou: dict[str, float | None]) -> Iterator[str]:
+    """A line for each class: name and IoU; a dash where no label contains it and it is not predicted."""
+    width = max(map(len, iou), default=0)
+    for name, value in iou.items():
+        yield f"  {name:{width}s} {_text(value):>8s}{'' if value is None else ' %'}"
+
+
+def of_classes(iou: dict[str, float | None], folder: Path) -> Iterator[str]:
+    """The lines of a few classes, else the command that shows those of many."""
+    if len(iou) <= MANY:
+        yield from class_lines(iou)
+    else:
+        yield f"IoU of each of the {len(iou)} classes: kd evaluate {shlex.quote(str(folder))}"
 
 
 def coverage(scores: dict[str, Any]) -> str:

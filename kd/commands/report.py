@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 EPILOG = """examples:
@@ -18,7 +20,7 @@ and charts, and asks for nothing else. What the runs did not record is said to b
 def configure(parser: argparse.ArgumentParser) -> None:
     """Its command line."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="run directories, or folders of them")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in DIR, or in what several lie in")
     parser.add_argument("--title", default="", help="of the page (default: the data sets)")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: shown beside the last one")
     parser.add_argument("--baseline", metavar="LABEL", help="the row to compare with (default: cross-entropy alone)")
@@ -37,12 +39,21 @@ def run(options: argparse.Namespace) -> None:
     from kd.results.rows import summarise
     from kd.results.runs import load_runs
 
-    if options.output.is_dir():
-        raise InputError(f"--output {options.output}: is a directory; name a file in it, e.g. {options.output}/report.html")
+    output = options.output or beside(options.paths)
+    if output.is_dir():
+        raise InputError(f"--output {output}: is a directory; name a file in it, e.g. {output}/report.html")
     found, numbers = load_runs(options.paths), load_published()
     blocks = summarise(found, Choices(tuple(options.by), tuple(options.allow), options.baseline))
     for block in blocks:
         print(f"{title(block)}: {len(block.rows)} rows, {sum(len(row.runs) for row in block.rows)} runs")
     text = page(blocks, numbers, found.left_out, options.title, options.checkpoint == "best")
-    write_whole(options.output, lambda path: path.write_text(text, encoding="utf-8"))
-    print(f"{options.output}: {options.output.stat().st_size / 2**20:.1f} MB")
+    write_whole(output, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"{output}: {output.stat().st_size / 2**20:.1f} MB; open it in a browser")
+
+
+def beside(paths: Sequence[Path]) -> Path:
+    """Where a report of these directories goes unless told: into the directory, or the one that several lie in."""
+    if len(paths) == 1:
+        return paths[0] / "report.html"
+    folder = Path(os.path.commonpath([path.resolve() for path in paths]))
+    return (folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder) / "report.html"

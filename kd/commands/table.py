@@ -15,7 +15,8 @@ EPILOG = """examples:
 
 Rows come from run directories (result.json, recipe.yaml, counts.npz). A block holds one data set and pair; its rows share
 data, augmentation, student, teacher, schedule and evaluation, or the table is refused and the differing keys are named. A
-row is called by its method, or by the terms of its loss where it has none. CSV and JSON hold every number in every layout.
+row is called as its sweep's axis, or its command line, names the method; else by its method, or the terms of its loss. CSV
+and JSON hold every number in every layout.
 """
 
 

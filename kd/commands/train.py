@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,17 @@ def run(options: argparse.Namespace) -> None:
         data = open_split(recipe.data, "train")
         seed_everything(recipe.seed, "teacher")
         teacher = load_teacher(recipe.teacher, data.classes, device) if recipe.teacher is not None else None
-        report(train(recipe, origins, folder, teacher, data, device), folder, "finished")
+        report(train(recipe, origins, folder, teacher, data, device, asked(options.words)), folder, "finished")
+
+
+def asked(words: Sequence[str]) -> str:
+    """The method's word, which tables call the run by; "" where a change has put another in its place."""
+    from kd.recipe.loading import sorted_words
+
+    word, changes = sorted_words(words)
+    methods = [change["method"] for change in changes if "method" in change]
+    replaced = any(not isinstance(method, dict) or "name" in method for method in methods)
+    return "" if replaced or any("loss" in change for change in changes) else word
 
 
 def output(options: argparse.Namespace, seed: int) -> Path:
@@ -77,8 +88,8 @@ def output(options: argparse.Namespace, seed: int) -> Path:
 
 
 def report(result: dict[str, Any], folder: Path, state: str) -> None:
-    """Two lines for people, on rank 0."""
-    from kd.commands.evaluate import absent_note, coverage
+    """A few lines for people, on rank 0."""
+    from kd.commands.evaluate import absent_note, coverage, of_classes
     from kd.distributed import is_main
 
     if is_main():
@@ -91,3 +102,5 @@ def report(result: dict[str, Any], folder: Path, state: str) -> None:
         print(f"mIoU {shown} ({split}, last checkpoint{over}), {result['steps']} steps, {cost['seconds_per_step']:.3f} s/step")
         if result["last"][split].get("absent_but_predicted"):
             print(absent_note(result["last"][split]))
+        for line in of_classes(result["last"][split].get("iou") or {}, folder):
+            print(line)

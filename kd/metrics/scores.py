@@ -35,6 +35,11 @@ from kd.metrics.foreground import of_counts
 Floats = NDArray[np.float64]
 Score = Literal["iou", "acc", "dice"]
 Absent = Literal["drop", "predicted", "zero"]
+ENDINGS = (
+    "_I: mean over images; _C: mean over classes of each class's images; _q5: of the worst 5 % of them alone, one at least; "
+    "_Q: mean of those over the worst 10, 20, ..., 100 %"
+)
+"""What the ends of the names say, for people."""
 
 
 def ratio(tp: Integers, fp: Integers, fn: Integers, score: Score = "iou") -> Floats:
@@ -179,6 +184,13 @@ def summarise(
         "skipped_images": int((counts.valid == 0).sum()),
         **bins,
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a score of ``summarise``; "" for counts."""
+    if name in ("absent_classes", "images", "skipped_images"):
+        return ""
+    return "per mille" if name.startswith("SCE") else "%"
 
 
 def _calibration(calibration: Calibration | None, binary: bool) -> dict[str, float]:

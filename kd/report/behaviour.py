@@ -65,9 +65,9 @@ def calibration(block: Block, looks: Mapping[str, Look]) -> Part:
         missing = "No run holds the bins of a reliability diagram: calibration was not measured (`evaluation.calibration`)"
         return Part("reliability", heading, missing=f"{missing}, or the runs are older than this measurement.")
     caption = (
-        f"{measured(block)} Confidence of the predicted class in ten equal bins, seeds pooled; ECE is the mean "
-        "of the seeds' own ± sample standard deviation. Below the diagonal a student is over-confident. Bars under it: the "
-        "share of labelled pixels in each bin."
+        f"{measured(block)} Confidence of the predicted class in ten equal bins, seeds pooled; ECE, in percent, "
+        "is the mean of the seeds' own ± sample standard deviation. Below the diagonal a student is over-confident. Bars under "
+        "it: the share of labelled pixels in each bin."
     )
     return Part("reliability", heading, "panels.html", panels, caption)
 

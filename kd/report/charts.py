@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -10,6 +10,8 @@ from markupsafe import Markup
 from kd.report.styles import Look, shortened
 from kd.report.svg import Frame, Scale, area, element, frame, line, marker, picture, stroke, text
 
+FEW = 3
+"""Curves of fewer points are told as a number, see ``curves``."""
 DOTS = 12
 """Curves of at most so many points have a marker at each."""
 MANY = 40
@@ -40,8 +42,11 @@ def curves(
 ) -> Markup:
     """Lines over a common x axis from 0; ``level`` is a named horizontal line, such as the teacher's score.
 
-    The y axis also holds the values of ``also``, so that several charts can have the same one.
+    The y axis also holds the values of ``also``, so that several charts can have the same one. Where no curve has ``FEW``
+    points there is no chart, but the last number of each.
     """
+    if few(drawn):
+        return _last_numbers([curve for curve in drawn if not curve.faint], level)
     values = [value for curve in drawn for value in ((*curve.low, *curve.high) if bands else curve.mean)]
     values += [*also, *([level[1]] if level else [])]
     place = frame((0, max(x for curve in drawn for x in curve.x)), (min(values), max(values)))
@@ -50,6 +55,22 @@ def curves(
         parts.append(_level(place, *level))
     parts += [_curve(place, curve, bands) for curve in sorted(drawn, key=lambda curve: not curve.faint)]
     return picture(place.width, place.height, title, *parts)
+
+
+def few(drawn: Iterable[Curve]) -> bool:
+    """Whether there are too few points for a chart."""
+    return all(len(curve.x) < FEW for curve in drawn)
+
+
+def _last_numbers(drawn: Sequence[Curve], level: tuple[str, float] | None) -> Markup:
+    lines = [element("li", curve.look.key, _last(curve)) for curve in drawn]
+    lines += [element("li", f"{level[0]}: {level[1]:.4g}")] if level else []
+    return element("ul", *lines, class_="ends")
+
+
+def _last(curve: Curve) -> str:
+    spread = f" ({curve.low[-1]:.4g} to {curve.high[-1]:.4g})" if curve.seeds > 1 else ""
+    return f"{curve.look.label}: {curve.mean[-1]:.4g}{spread} at step {curve.x[-1]:g}"
 
 
 def _level(place: Frame, name: str, value: float) -> Markup:

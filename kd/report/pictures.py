@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kd.files import grouped
 from kd.report.sections import Part, several_teachers
 from kd.report.styles import Look
 from kd.results.rows import Block
@@ -55,6 +56,11 @@ class Gallery:
     legend: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     seen: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def told(self) -> list[str]:
+        """``unreadable`` by its causes."""
+        return grouped(self.unreadable, "pictures")
 
     def read(self, path: Path) -> Image.Image | None:
         """A picture; None if it is not there, or not readable, which is noted."""

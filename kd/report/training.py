@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from kd.report.charts import Curve, curves
+from kd.report.charts import FEW, Curve, curves, few
 from kd.report.sections import Panel, Part, seeds, several_teachers
 from kd.report.styles import Look
 from kd.results.rows import Block
@@ -64,17 +63,18 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     limit = block.first.recipe["evaluation"]["limit"]
     images = f"{limit} images of it, evenly spread, " if limit else ""
     neutral = "the baseline in the neutral colour and " if block.group.baseline in drawn else ""
+    panels = f"The first panel has all rows and no bands, each other one {neutral}the other rows behind, on the same axes."
     caption = (
-        f"Selecting split {split}, {images}evaluated during training; {seeds(block)}. {BAND}. The first panel has all rows and "
-        f"no bands, each other one {neutral}the other rows behind, on the same axes; steps are those of all stages."
+        f"Selecting split {split}, {images}evaluated during training; {seeds(block)}. {_drawing(drawn.values(), panels)} Steps "
+        "are those of all stages."
     )
     return Part(
         "miou",
         heading,
         "panels.html",
         list(_each(block, drawn, _level(block))),
-        caption + _thinned(drawn.values()),
-        legend=True,
+        caption,
+        legend=not few(drawn.values()),
     )
 
 
@@ -95,7 +95,7 @@ def _each(block: Block, drawn: Mapping[str, Curve], level: tuple[str, float] | N
     ends = [value for curve in drawn.values() for value in (*curve.low, *curve.high)]
     yield Panel("all rows", curves(list(drawn.values()), "mIoU over steps, all rows", *where, level, bands=False, also=ends))
     for label, curve in drawn.items():
-        if curve is baseline or len(drawn) == 1:
+        if curve is baseline or len(drawn) == 1 or few(drawn.values()):
             continue
         rest = [replace(other, faint=True) for other in drawn.values() if other is not curve and other is not baseline]
         shown = [*rest, *([baseline] if baseline else []), curve]
@@ -116,15 +116,19 @@ def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     for label, curve in totals.items():
         chart = curves([curve], f"total loss of {label} over steps", "step", "total loss")
         panels.append(Panel(f"{label}, total", chart, curve.look))
+    bands = f"Panels of more than {CLEAR} rows have no bands; each panel has its own axis."
     caption = (
-        f"Training batches at the logged steps; {seeds(block)}. {BAND}. First the terms that several rows share, before "
-        "weighting; rows compare there only where the term has the same settings (labels, temperature). Then each row's "
-        "total: the sums hold different terms, so their heights do not compare, and each panel has its own axis. "
-        f"Panels of more than {CLEAR} rows have no bands."
+        f"Training batches at the logged steps; {seeds(block)}. {_drawing(totals.values(), bands)} First the terms that "
+        "several rows share, before weighting; rows compare there only where the term has the same settings (labels, "
+        "temperature). Then each row's total: the sums hold different terms, so they do not compare."
     )
-    return Part("loss", "Losses", "panels.html", panels, caption + _thinned(totals.values()), legend=True)
+    return Part("loss", "Losses", "panels.html", panels, caption, legend=not few(totals.values()))
 
 
-def _thinned(drawn: Any) -> str:
+def _drawing(drawn: Collection[Curve], panels: str) -> str:
+    """How curves are drawn, or told where they have too few points."""
+    if few(drawn):
+        return f"With fewer than {FEW} points there is no curve, but its last number: mean (lowest to highest seed)."
     long = any(len(curve.x) >= STRETCHES for curve in drawn)
-    return f" Curves with {STRETCHES} points or more are averaged over {STRETCHES} equal stretches." if long else ""
+    thinned = f" Curves with {STRETCHES} points or more are averaged over {STRETCHES} equal stretches." if long else ""
+    return f"{BAND}. {panels}{thinned}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kd.results.names import DATASETS
@@ -116,18 +116,24 @@ def _where(rows: list[Row], block: Block) -> str:
     return " (all rows)" if len(rows) == len(block.rows) else f" ({', '.join(f'`{row.label}`' for row in rows)})"
 
 
-def definitions(best: bool, resamples: int, costs: bool = True) -> list[str]:
-    """What the columns mean."""
+def definitions(blocks: Sequence[Block], best: bool, resamples: int, costs: bool = True) -> list[str]:
+    """What the columns mean; of arrows only where there can be one."""
+    deltas = [row.delta for block in blocks for row in block.rows if row.delta]
+    bounded = [delta for delta in deltas if delta.low is not None]
     interval = (
         f"percentile bootstrap over images and seeds ({resamples} resamples of the per-image counts, widened for few seeds by "
-        "Student's t; with one seed over images only)"
+        "Student's t; images only: with one seed on a side)"
     )
     lines = [
-        "mIoU: mean over classes of the IoU of the whole split (D), percent; mean ± sample standard deviation over n seeds",
-        f"↑ ↓: above or below the baseline by more than chance: the 95 % interval of the difference, a {interval}, excludes 0",
+        "mIoU: mean over classes of the IoU of the whole split (D), percent; mean ± sample standard deviation over n seeds"
     ]
-    if costs:
-        lines.insert(1, "Δ: difference from the baseline in points, seed by seed; 95 %: its interval")
+    if deltas and costs:
+        lines.append(f"Δ: difference from the baseline in points, seed by seed; 95 %: its interval, a {interval}")
+    if any(delta.over_seeds for delta in bounded):
+        what = "that interval" if costs else f"the 95 % interval of the difference, a {interval},"
+        lines.append(f"↑ ↓: above or below the baseline by more than chance: {what} excludes 0; none with one seed on a side")
+    elif bounded:
+        lines.append("With one seed on a side nothing is told from chance: no row is called above or below the baseline")
     if best:
         lines.append("best: the checkpoint that scored best on the selecting split during training; Δ is the last one's")
     if costs:

@@ -6,20 +6,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError, InputError
-from kd.content import POINT
 from kd.results.differences import covers, differing, flat
 from kd.results.lineage import is_teacher_of, measured_alike, only_taught, only_tokens_of
 from kd.results.names import dataset_label, is_plain, row_label, student_label, teacher_label
+from kd.results.row_names import named_rows, shortened
 from kd.results.runs import Run
 
 COMPARED = ("data", "augmentation", "student", "teacher", "schedule", "evaluation")
 """What all rows of a block share; the teacher among the rows that have one."""
-ROW = ("labels", "loss", "method", "weights")
-"""What makes a row, together with its label."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
     found = [_blocks(names, family, helpers, choices) for names, family in families.items() if names not in teaching]
     groups = [block for blocks in found for block in blocks]
     labels = sorted({label for block in groups for label in block.rows})
-    if choices.baseline and choices.baseline not in labels:
+    if choices.baseline and not any(block.baseline for block in groups):
         raise ConfigError(f"--baseline {choices.baseline}: there is no such row; rows: {', '.join(labels)}")
     return groups
 
@@ -128,7 +125,7 @@ def _learnt_from_the_same(one: Run, other: Run) -> bool:
 
 
 def _block(names: tuple[str, str, str], teacher: str | None, family: list[Run], helpers: list[Run], choices: Choices) -> Group:
-    rows = _rows(family, choices.allow)
+    rows = named_rows(family, choices.allow)
     baseline = _baseline(rows, choices.baseline)
     first = rows[baseline][0] if baseline else family[0]
     matched = _cost_the_same(family)
@@ -165,7 +162,7 @@ def _agree(one: Run, other: Run, parts: Sequence[str], allow: tuple[str, ...]) -
         refused = {key: values for key, values in keys.items() if not covers(allow, key)}
         if keys and not refused:
             continue
-        listed = "; ".join(f"{key}: {_short(mine)} and {_short(theirs)}" for key, (mine, theirs) in refused.items())
+        listed = "; ".join(f"{key}: {shortened(mine)} and {shortened(theirs)}" for key, (mine, theirs) in refused.items())
         revisions = " and ".join(str(run.environment.get("revision")) for run in (one, other))
         key = next(iter(refused), part)
         raise ConfigError(
@@ -181,48 +178,8 @@ def _same_weights(one: Run, other: Run, allow: tuple[str, ...]) -> None:
     if None not in marks and marks[0] != marks[1] and not covers(allow, "teacher.path"):
         raise ConfigError(
             f"{one.folder} and {other.folder} do not compare: {teacher_label(one.recipe)} taught them with different weights "
-            f"({_short(marks[0])} and {_short(marks[1])}); run those of the older teacher anew"
+            f"({shortened(marks[0])} and {shortened(marks[1])}); run those of the older teacher anew"
         )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[Run]]:
-    """Runs by label, sorted by seed. Rows of one label that differ get the differing keys into their labels."""
-    rows: dict[str, dict[str, list[Run]]] = {}
-    for run in family:
-        rows.setdefault(row_label(run.recipe), {}).setdefault(_identity(run, allow), []).append(run)
-    found = {}
-    for label, variants in rows.items():
-        firsts = [runs[0].recipe for runs in variants.values()]
-        keys = dict.fromkeys(key for recipe in firsts for key in differing(firsts[0], recipe, ROW) if not covers(allow, key))
-        for runs in variants.values():
-            leaves = dict(leaf for part in ROW for leaf in flat(runs[0].recipe.get(part), part))
-            told = ", ".join(f"{key}={_short(leaves.get(key))}" for key in keys)
-            name = f"{label} ({told})" if told else label
-            found[f"{name} ({runs[0].fingerprint})" if name in found else name] = sorted(runs, key=lambda run: run.seed)
-    return found
-
-
-def _identity(run: Run, allow: tuple[str, ...]) -> str:
-    """A text that is the same for runs of one row."""
-    marks = []
-    for part in ROW:
-        leaves = dict(flat(run.recipe.get(part), part))
-        free = [key for key in leaves if covers(allow, key)]
-        rest = {key: _run_named_by(value) for key, value in leaves.items() if key not in free}
-        told = rest == leaves  # else the part's fingerprint says where something lies, or counts what is allowed to differ
-        marks.append(run.parts[part] if told else json.dumps(rest, sort_keys=True, default=str))
-    return " ".join(marks)
-
-
-def _run_named_by(value: Any) -> Any:
-    """The run that a sweep's directory is named after, for a path to one; any other value itself."""
-    named = POINT.fullmatch(Path(value).name) if isinstance(value, str) else None
-    return named["run"] if named else value
 
 
 def _once(runs: Sequence[Run]) -> None:
@@ -235,7 +192,8 @@ def _once(runs: Sequence[Run]) -> None:
 
 def _baseline(rows: Mapping[str, Sequence[Run]], wanted: str | None) -> str | None:
     if wanted:
-        return wanted if wanted in rows else None
+        same = [label for label, runs in rows.items() if wanted in (label, row_label(runs[0].recipe))]
+        return wanted if wanted in rows else same[0] if len(same) == 1 else None
     plain = [label for label, runs in rows.items() if is_plain(runs[0].recipe)]
     if len(plain) > 1:
         raise ConfigError(f"several rows train on cross-entropy alone: {'; '.join(plain)}. Choose with --baseline LABEL")

@@ -12,14 +12,14 @@ from kd.results.published_tables import Quote, quote, told
 from kd.results.render import Table
 from kd.results.rows import Block, Row
 
-TERMS = {"ce": "CE", "jaccard": "JML", "kl": "KL"}
+TERMS = {"ce_jml": "CE+JML", "ce": "CE", "jaccard": "JML", "kl": "KL"}
 Column = tuple[str, Callable[[Row], str]]
 
 
 def long(blocks: Sequence[Block], published: Published, best: bool = False, left_out: Sequence[str] = ()) -> list[Table]:
     """A table for each block, then what the columns mean and which runs are in no row."""
     tables = [_long(block, published, best) for block in blocks]
-    return [*tables, Table("", (), (), tuple(definitions(best, RESAMPLES))), *_rest(left_out)]
+    return [*tables, Table("", (), (), tuple(definitions(blocks, best, RESAMPLES))), *_rest(left_out)]
 
 
 def _rest(left_out: Sequence[str]) -> list[Table]:
@@ -33,7 +33,8 @@ def _long(block: Block, published: Published, best: bool) -> Table:
         columns.append(("flags", lambda row: ", ".join(row.flags)))
     shown = [*([block.teacher] if block.teacher else []), *block.rows]
     rows = tuple(tuple(text(row) for _, text in columns) for row in shown)
-    notes = (*about(block), *flag_notes(block), *_sources(published, quotes))
+    teacher = [block.no_teacher] if block.no_teacher else []
+    notes = (*about(block), *teacher, *flag_notes(block), *_sources(published, quotes))
     return Table(title(block), tuple(name for name, _ in columns), rows, notes)
 
 
@@ -104,7 +105,7 @@ def brief(blocks: Sequence[Block], published: Published, best: bool = False, lef
         below = [*about(block), *flag_notes(block, by_row=True), *_sources(published, quotes)]
         notes += [f"{head}, {pair}: {'. '.join(below)}"] if len(blocks) > 1 else below
     header = ("data set", "model", *(display(label) for label in labels))
-    return [Table("", header, tuple(rows), (*notes, *definitions(best, RESAMPLES, costs=False))), *_rest(left_out)]
+    return [Table("", header, tuple(rows), (*notes, *definitions(blocks, best, RESAMPLES, costs=False))), *_rest(left_out)]
 
 
 def _ordered(blocks: Sequence[Block]) -> list[str]:
@@ -115,11 +116,12 @@ def _ordered(blocks: Sequence[Block]) -> list[str]:
 
 
 def display(label: str) -> str:
-    """``ce+jaccard`` as ``CE+JML``, ``jml_kd`` as ``JML-KD``."""
+    """``ce+jaccard`` as ``CE+JML``, ``jml_kd`` as ``JML-KD``, ``cwd@cirkd`` as ``CWD@cirkd``."""
     name, space, rest = label.partition(" ")
     comma = "," if name.endswith(",") else ""
     parts = name.removesuffix(",").split("+")
-    return "+".join(METHODS.get(part, TERMS.get(part, part)) for part in parts) + comma + space + rest
+    names = [(METHODS.get(part, TERMS.get(part, part)), at, preset) for part, at, preset in (p.partition("@") for p in parts)]
+    return "+".join(map("".join, names)) + comma + space + rest
 
 
 def spread(mean: float | None, std: float | None) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kd.content import POINT
 from kd.results.differences import covers, differing
 from kd.results.names import row_label
-from kd.results.runs import Run
+from kd.results.runs import Incomplete, Run, Runs
 
 
-def is_teacher_of(run: Run, other: Run) -> bool:
+def is_teacher_of(run: Run | Incomplete, other: Run) -> bool:
     """Whether ``other``'s recipe names ``run``'s directory as its teacher; relative paths count from anywhere."""
     return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"), other)
 
@@ -28,9 +28,44 @@ def _kind(run: Run) -> tuple[str, str]:
 
 def measured_alike(teacher: Run, student: Run) -> bool:
     """Same data, reported split and inference; how often a teacher was evaluated while it trained does not matter."""
+    return not _measured_otherwise(teacher, student)
+
+
+def _measured_otherwise(teacher: Run, student: Run) -> list[str]:
+    """The keys in which they were not measured alike."""
     keys = differing(teacher.recipe, student.recipe, ("evaluation",))
-    alike = not any(covers(("evaluation.predictor", "evaluation.report"), key) for key in keys)
-    return alike and teacher.parts["data"] == student.parts["data"]
+    found = [key for key in keys if covers(("evaluation.predictor", "evaluation.report"), key)]
+    if teacher.parts["data"] != student.parts["data"]:
+        found += differing(teacher.recipe, student.recipe, ("data",)) or ["data"]
+    return found
+
+
+def why_elsewhere(run: Run, rows: Mapping[str, Sequence[Run]]) -> str:
+    """Why a run that taught the rows of a block, or learnt tokens for them, is none of them."""
+    students = [other for runs in rows.values() for other in runs if is_teacher_of(run, other)]
+    if not students:
+        return f"{run.folder} learnt tokens for these rows and is none: it was trained otherwise"
+    keys = ", ".join(_measured_otherwise(run, students[0]))
+    return f"{run.folder} taught these rows and has no row: it was measured otherwise ({keys})"
+
+
+def why_no_teacher(rows: Mapping[str, Sequence[Run]], elsewhere: Sequence[Run], found: Runs) -> str:
+    """Why a block without a row of the teacher has none; "" where nobody taught its rows, or ``why_elsewhere`` tells it."""
+    students = [run for runs in rows.values() for run in runs if run.recipe.get("teacher")]
+    if not students:
+        return ""
+    asked = students[0].recipe["teacher"]
+    if asked["name"] != "run":
+        return f"No row of the teacher: it is no run of ours (teacher.name: {asked['name']})"
+    own = [run for run in found.finished if any(is_teacher_of(run, other) for other in students)]
+    begun = [run for run in found.incomplete if any(is_teacher_of(run, other) for other in students)]
+    if not own:
+        what = "has begun and not ended" if begun else "is not among the directories given; give it too"
+        return f"No row of the teacher: {begun[0].folder if begun else asked['path']} {what}"
+    for label, runs in rows.items():
+        if any(run in own for run in runs):
+            return f"No row of the teacher beside the others: it is one of `{label}`"
+    return "" if any(run in own for run in elsewhere) else f"No row of the teacher: {own[0].folder} stands in another block"
 
 
 def only_tokens_of(run: Run, other: Run) -> bool:
@@ -40,7 +75,7 @@ def only_tokens_of(run: Run, other: Run) -> bool:
     return any(_lies_at(run, path, other) for path in paths) and run.parts["schedule"] != other.parts["schedule"]
 
 
-def _lies_at(run: Run, path: str | None, other: Run) -> bool:
+def _lies_at(run: Run | Incomplete, path: str | None, other: Run) -> bool:
     """Whether a path in ``other``'s recipe is ``run``'s directory; from where it was relative is not known any more."""
     parts, folder = Path((path or "").removesuffix("method.safetensors")).parts, run.folder.resolve()
     if not parts:

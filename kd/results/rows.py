@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from kd.config import ConfigError, InputError
+from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
 from kd.results.groups import Choices, Group, group
+from kd.results.lineage import why_elsewhere, why_no_teacher
 from kd.results.names import dataset_label, rank, row_label, student_label
 from kd.results.runs import Run, Runs, load_counts, number, records
 
@@ -63,7 +65,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one pair. ``teacher`` is the teacher's own row where its runs are there; ``images`` None without counts."""
+    """The rows of one pair. ``teacher`` is the teacher's own row where its runs are there, ``no_teacher`` why there is none;
+    ``images`` None without counts."""
 
     group: Group
     rows: Sequence[Row]
@@ -71,6 +74,7 @@ class Block:
     images: int | None
     doubts: tuple[str, ...]
     allowed: tuple[str, ...]
+    no_teacher: str = ""
 
     @property
     def first(self) -> Run:
@@ -110,7 +114,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "other seeds": baseline is not None and [run.seed for run in runs] != [run.seed for run in baseline],
             "teacher below student": _above_teacher(runs),
             "other machine": baseline is not None and _machine(runs) != _machine(baseline),
-            "incomplete": _lacks(label, runs, unfinished),
+            "incomplete": _lacks(runs, unfinished),
             "no counts": any(str(run.folder) not in draws for run in runs) and baseline is not None,
         }
         rows.append(_row(label, runs, baseline, delta, tuple(flag for flag, raised in flags.items() if raised)))
@@ -118,17 +122,15 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
     teacher = _row("teacher", one.teachers, None, None, ()) if one.teachers else None
     images = len(tables[0]) if tables else None
     doubts += [doubt] if doubt else []
-    doubts += [
-        f"{run.folder} taught or learnt tokens for these rows and is none: it was trained or measured otherwise"
-        for run in one.elsewhere
-    ]
-    return Block(one, rows, teacher, images, tuple(doubts), choices.allow)
+    doubts += [why_elsewhere(run, one.rows) for run in one.elsewhere]
+    no_teacher = "" if teacher else why_no_teacher(one.rows, one.elsewhere, found)
+    return Block(one, rows, teacher, images, tuple(doubts), choices.allow, no_teacher)
 
 
-def _lacks(label: str, runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
+def _lacks(runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
     """Whether a seed of the row has begun and not ended; another attempt at a seed that is there does not count."""
     seeds = {run.seed for run in runs}
-    return any((label == name or label.startswith(f"{name} (")) and seed not in seeds for name, seed in unfinished)
+    return any(row_label(runs[0].recipe) == name and seed not in seeds for name, seed in unfinished)
 
 
 def _row(label: str, runs: Sequence[Run], baseline: Sequence[Run] | None, delta: Delta | None, flags: tuple[str, ...]) -> Row:
@@ -167,7 +169,7 @@ def _mean_cost(runs: Sequence[Run], key: str) -> float:
 
 
 def _counts(runs: Iterable[Run]) -> tuple[dict[str, Counts], list[str]]:
-    """Counts by the run's directory, and a line for each that is missing or damaged.
+    """Counts by the run's directory, and lines on those that are missing or damaged.
 
     Raises:
         ConfigError: two runs were measured on different images.
@@ -187,7 +189,7 @@ def _counts(runs: Iterable[Run]) -> tuple[dict[str, Counts], list[str]]:
                 f"{name} and {folder} do not compare: they were measured on different images or labels "
                 f"({len(first)} and {len(counts)} images); evaluate both on the same copy of the data"
             )
-    return found, lines
+    return found, grouped(lines, "files")
 
 
 def _delta(runs: Sequence[Run], baseline: Sequence[Run], draws: Mapping[str, Floats]) -> Delta:

@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import yaml
 
 from kd.config import InputError
+from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.recipe.schema import IDENTITY
@@ -26,7 +27,7 @@ class Run:
 
     ``plan`` is what a sweep that matched the time of its points noted: ``budget_steps`` before matching, and the
     ``calibrated_seconds_per_step`` that the steps come from. ``agreement`` (with the teacher) is None where ``result.json``
-    has none.
+    has none. ``asked`` are the words by which a sweep, or a command line, asked for it: axis to value, neither recipe nor seed.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Run:
     environment: Tree
     plan: Tree | None = None
     agreement: Tree | None = None
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def miou(self, checkpoint: str = "last", split: str = "") -> float | None:
         """mIoU (D) in percent on a split (default: the reported one); None where there is no such checkpoint."""
@@ -51,7 +53,8 @@ class Run:
         return None if scores is None else scores[split or self.reported_on]["mIoU"]
 
 
-FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in ("folder", "recipe", "plan", "agreement"))
+OPTIONAL = ("folder", "recipe", "plan", "agreement", "asked")
+FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,13 @@ class Runs:
 
     @property
     def left_out(self) -> list[str]:
-        """A line for each run that no row holds."""
-        return [str(run) for run in self.incomplete] + self.damaged
+        """Lines on the runs that no row holds, one for each cause."""
+        begun = [str(run) for run in self.incomplete]
+        if len(begun) > 1:
+            steps = sorted(run.step for run in self.incomplete)
+            told = f"incomplete, last logged at steps {steps[0]} to {steps[-1]}; the commands that began them resume them"
+            begun = [f"{len(begun)} runs: {told}; first: {self.incomplete[0].folder}"]
+        return begun + grouped(self.damaged, "files")
 
 
 def load_runs(paths: Iterable[str | Path]) -> Runs:
@@ -118,7 +126,9 @@ def _finished(folder: Path) -> Run:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         needed = {name: result[name] for name in FIELDS} | {"last": _by_the_official_rule(folder, result)}
-        run = Run(folder, _recipe(folder), **needed, plan=_plan(folder), agreement=result.get("agreement"))
+        point = _point(folder)
+        plan = point if point.get("calibrated_seconds_per_step") else None
+        run = Run(folder, _recipe(folder), **needed, plan=plan, agreement=result.get("agreement"), asked=_asked(point, result))
         missing = [part for part in IDENTITY if part not in run.parts]
         if result["status"] != "finished" or missing or not run.cost["seconds_per_step"]:
             raise KeyError(", ".join(missing) or "cost")
@@ -168,12 +178,19 @@ def _recipe(folder: Path, optional: bool = False) -> Any:
     return None if reason else tree
 
 
-def _plan(folder: Path) -> Tree | None:
+def _point(folder: Path) -> Tree:
     try:
-        points = json.loads((folder.parent / "sweep.json").read_text(encoding="utf-8"))["points"]
-        return points[folder.name] if points[folder.name]["calibrated_seconds_per_step"] else None
+        point = json.loads((folder.parent / "sweep.json").read_text(encoding="utf-8"))["points"][folder.name]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # no sweep wrote this directory
+        return {}  # no sweep wrote this directory
+    return point if isinstance(point, dict) else {}
+
+
+def _asked(point: Tree, result: Tree) -> dict[str, str]:
+    """The axes of a sweep's point; of a run by itself the method's word, where one stood beside its recipe."""
+    if choices := point.get("choices"):
+        return {axis: label for axis, label in choices.items() if axis not in ("recipe", "seed")}
+    return {"method": result["asked"]} if result.get("asked") else {}
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from kd.data.reading import BrokenFileError, read_image, read_labels
 from kd.data.submission import submission_of, write_submission, zip_submission
 from kd.evaluate.build import build_predictor
 from kd.evaluate.predictor import Network, Predictor, labels
-from kd.files import write_whole
+from kd.files import grouped, write_whole
 from kd.lookup import lookup
 from students.examining.image_paths import Item
 from students.examining.previews import indexed, legend, overlay
@@ -172,37 +173,45 @@ class Report:
 
 @torch.inference_mode()
 def predict(network: Network, predictor: Predictor, items: Sequence[Item], writer: Writer, device: torch.device) -> Report:
-    """Predict every image that is not finished, one at a time, at its own size. Unreadable files are named and passed over.
+    """Predict every image that is not finished, one at a time, at its own size. Unreadable files are passed over, and told by
+    their causes at the end.
 
     Raises:
         InputError: an image does not fit into the device's memory, or the network answers with NaN.
     """
     report = Report()
-    for item in bar(items, "predicting"):
-        mark = file_mark(item.path)
-        if writer.finished(item.name, mark):
-            report.finished.append(item.name)
-            continue
-        if writer.inputs.get(item.name, mark) != mark:
-            report.changed.append(item.name)
-        try:
-            image = read_image(item.path)
-        except BrokenFileError as error:
-            say(f"skipped: {error}")
-            report.broken.append(str(error))
-            continue
-        try:
-            logits = predictor(network, image[None].to(device))[0]
-            writer.write(item.name, mark, image, logits)
-        except torch.OutOfMemoryError:
-            remedy = "a smaller window, --predictor '{name: sliding, window: [512, 512]}', or --device cpu"
-            raise InputError(
-                f"{item.path}: {tuple(image.shape[1:])} does not fit into {device}'s memory; use {remedy}"
-            ) from None
-        except FloatingPointError as error:
-            raise InputError(f"{item.path}: {error}") from None
-        report.written.append(item.name)
+    try:
+        for item in bar(items, "predicting"):
+            mark = file_mark(item.path)
+            if writer.finished(item.name, mark):
+                report.finished.append(item.name)
+                continue
+            if writer.inputs.get(item.name, mark) != mark:
+                report.changed.append(item.name)
+            try:
+                image = read_image(item.path)
+            except BrokenFileError as error:
+                report.broken.append(str(error))
+                continue
+            with _told(item, image, device):
+                writer.write(item.name, mark, image, predictor(network, image[None].to(device))[0])
+            report.written.append(item.name)
+    finally:
+        for line in grouped(report.broken, "images"):
+            say(f"skipped: {line}")
     return report
+
+
+@contextmanager
+def _told(item: Item, image: Tensor, device: torch.device) -> Iterator[None]:
+    """What can go wrong with one image, said of its file."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        remedy = "a smaller window, --predictor '{name: sliding, window: [512, 512]}', or --device cpu"
+        raise InputError(f"{item.path}: {tuple(image.shape[1:])} does not fit into {device}'s memory; use {remedy}") from None
+    except FloatingPointError as error:
+        raise InputError(f"{item.path}: {error}") from None
 
 
 def server(name: str, classes: Sequence[str], items: Sequence[Item]) -> type[Dataset]:

@@ -19,7 +19,7 @@ from typing import IO, Literal
 
 from tqdm import tqdm
 
-from kd.files import read_json, write_text
+from kd.files import grouped, read_json, write_text
 from kd.sweep.budget import total_steps
 from kd.sweep.points import Point
 from students.progress import bar, say
@@ -216,8 +216,9 @@ def report(outcomes: Mapping[str, Outcome], root: Path) -> str:
     """How many points came to what, and why some failed."""
     counts = Counter(outcomes.values())
     lines = [f"{root}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())} of {len(outcomes)} points"]
-    lines += [f"  {name}: {last_line(root / name)}" for name, outcome in outcomes.items() if outcome == "failed"]
-    lines += [f"  {name}: not run, what it needs has failed" for name, outcome in outcomes.items() if outcome == "blocked"]
+    told = [f"{name}: {last_line(root / name)}" for name, outcome in outcomes.items() if outcome == "failed"]
+    told += [f"{name}: not run, what it needs has failed" for name, outcome in outcomes.items() if outcome == "blocked"]
+    lines += [f"  {line}" for line in grouped(told, "points")]
     if not_done(outcomes):
         lines.append("  the same command goes on where it stopped")
     return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""The rows of a table and their names: as a sweep's axes or a command line name them, else by what the recipes hold.
+
+What makes a row is its content alone; the words only name it. So a row is the same whoever trained it, and where two calls
+named one content differently, it is named by its content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kd.content import POINT
+from kd.results.differences import covers, differing, flat
+from kd.results.names import row_label
+from kd.results.runs import Run
+
+ROW = ("labels", "loss", "method", "weights")
+"""What makes a row."""
+METHOD = ("method.name", "method")
+"""Axes that name a row whatever the others say."""
+Words = Mapping[str, str]
+"""Axes to the values that a row was asked for by."""
+
+
+def named_rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[Run]]:
+    """Runs by the name of their row, sorted by seed.
+
+    Rows of one name that differ get the axes in which they do into their names, else the keys of their recipes.
+    """
+    variants: dict[str, list[Run]] = {}
+    for run in family:
+        variants.setdefault(_identity(run, allow), []).append(run)
+    rows = [(runs, _asked(runs)) for runs in variants.values()]
+    own = [axis for axis in _varying([words for _, words in rows]) if "." not in axis]
+    names: dict[str, list[tuple[list[Run], Words]]] = {}
+    for runs, words in rows:
+        names.setdefault(_name(runs, words, own), []).append((runs, words))
+    found: dict[str, list[Run]] = {}
+    for name, alike in names.items():
+        for told, (runs, _) in zip(_told(alike, allow), alike, strict=True):
+            label = f"{name} ({told})" if told else name
+            label = f"{label}, {runs[0].fingerprint}" if label in found else label
+            found[label] = sorted(runs, key=lambda run: run.seed)
+    return found
+
+
+def _identity(run: Run, allow: tuple[str, ...]) -> str:
+    """A text that is the same for runs of one row."""
+    marks = []
+    for part in ROW:
+        leaves = dict(flat(run.recipe.get(part), part))
+        free = [key for key in leaves if covers(allow, key)]
+        rest = {key: _run_named_by(value) for key, value in leaves.items() if key not in free}
+        told = rest == leaves  # else the part's fingerprint says where something lies, or counts what is allowed to differ
+        marks.append(run.parts[part] if told else json.dumps(rest, sort_keys=True, default=str))
+    return " ".join(marks)
+
+
+def _run_named_by(value: Any) -> Any:
+    """The run that a sweep's directory is named after, for a path to one; any other value itself."""
+    named = POINT.fullmatch(Path(value).name) if isinstance(value, str) else None
+    return named["run"] if named else value
+
+
+def _asked(runs: Sequence[Run]) -> Words:
+    """What the runs of a row were asked for by, as far as they agree; those of which it is not known do not count."""
+    first, *others = [run.asked for run in runs if run.asked] or [{}]
+    return {axis: word for axis, word in first.items() if all(other.get(axis) == word for other in others)}
+
+
+def _varying(asked: Sequence[Words]) -> list[str]:
+    """Axes, those of methods apart, of which rows have different values."""
+    axes = dict.fromkeys(axis for words in asked for axis in words if axis not in METHOD)
+    return [axis for axis in axes if len({words[axis] for words in asked if axis in words}) > 1]
+
+
+def _name(runs: Sequence[Run], words: Words, own: Sequence[str]) -> str:
+    """The method's word; else the labels of axes that the user has named; else what the recipe holds."""
+    method = [words[axis] for axis in METHOD if axis in words]
+    labels = [words[axis] for axis in own if axis in words]
+    return method[0] if method else ", ".join(labels) or row_label(runs[0].recipe)
+
+
+def _told(alike: Sequence[tuple[list[Run], Words]], allow: tuple[str, ...]) -> list[str]:
+    """What rows of one name differ in; nothing where there is one."""
+    if len(alike) == 1:
+        return [""]
+    axes = _varying([words for _, words in alike])
+    texts = [", ".join(f"{axis}={words[axis]}" for axis in axes if axis in words) for _, words in alike]
+    if all(texts) and len(set(texts)) == len(texts):
+        return texts
+    recipes = [runs[0].recipe for runs, _ in alike]
+    keys = dict.fromkeys(key for recipe in recipes for key in differing(recipes[0], recipe, ROW) if not covers(allow, key))
+    leaves = [dict(leaf for part in ROW for leaf in flat(recipe.get(part), part)) for recipe in recipes]
+    return [", ".join(f"{key}={shortened(values.get(key))}" for key in keys) for values in leaves]
+
+
+def shortened(value: Any) -> str:
+    """A value in a few letters."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
