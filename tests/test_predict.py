@@ -21,7 +21,8 @@ from kd.evaluate.predictor import labels
 from kd.evaluate.whole import Whole
 from kd.types import Outputs
 from students.examining.image_paths import Item, find
-from students.examining.predictions import Writer, chosen_predictor, predict, server, submit
+from students.examining.prediction_files import Writer
+from students.examining.predictions import chosen_predictor, predict, server, submit
 
 WHOLE = Whole(Whole.Config(name="whole"))
 CPU = torch.device("cpu")

@@ -14,6 +14,7 @@ MANY = 12
 EPILOG = """examples:
   kd evaluate runs/camvid/r18_jml_kd/seed0
   kd evaluate runs/camvid/r18_jml_kd/seed0 --split test --checkpoint best
+  kd evaluate runs/cracks/r18_ce/seed0 --thresholds           on the selecting split, val, unless another is said
   kd evaluate runs/camvid/r18_ce/seed0 'evaluation.predictor={name: sliding, window: [180, 240]}'
 """
 
@@ -24,6 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the run's recipe, e.g. data.root=DIR")
     parser.add_argument("--split", help="default: the split that the recipe reports")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser.add_argument("--thresholds", action="store_true", help="two classes: scores by the foreground's probability")
+    parser.add_argument("--threshold", type=float, metavar="P", help="two classes: scores at this probability")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores here")
 
 
@@ -34,20 +37,27 @@ def run(options: argparse.Namespace) -> None:
     from kd.networks.build import load_network
     from kd.recipe.loading import load
     from students.examining.examiner import Examiner
+    from students.examining.thresholds import Wish, facts, lines
 
-    split = [f"evaluation.report={options.split}"] if options.split else []
-    recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, *split])
+    recipe, _ = load(options.run / "recipe.yaml", options.overrides)
+    wanted = options.split or (recipe.evaluation.select if options.thresholds else recipe.evaluation.report)
+    recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, f"evaluation.report={wanted}"])
     network, card = load_network(options.run, "student" if options.checkpoint == "last" else "best")
+    wish = Wish(options.thresholds, options.threshold, tuple(card["classes"]))
     device = distributed.local_device(recipe.run.device)
     with distributed.world(device):
-        examiner = Examiner(recipe, tuple(card["classes"]), device)
+        examiner = Examiner(recipe, wish.classes, device)
         name = recipe.evaluation.report
-        found = examiner.examine(network.to(device), name, calibration=recipe.evaluation.calibration)
+        calibration = recipe.evaluation.calibration
+        found = examiner.examine(network.to(device), name, calibration=calibration, thresholds=bool(wish))
         scores = found.scores(examiner.classes)
         if distributed.is_main():
+            more = facts(found.levels, wish) if found.levels else {}
             if options.json:
-                write_json(options.json, {"run": str(options.run), "split": name, **scores})
+                write_json(options.json, {"run": str(options.run), "split": name, **scores, **more})
             show(scores, f"{options.run}, {options.checkpoint} checkpoint (step {card.get('step')}), split {name}")
+            for line in lines(found.levels, wish, name, options.run) if found.levels else ():
+                print(line)
 
 
 def show(scores: dict[str, Any], title: str) -> None:

@@ -9,10 +9,12 @@ EPILOG = """examples:
   kd predict runs/camvid/r18_jml_kd/seed0 photos --output predictions
   kd predict runs/camvid/r18_jml_kd/seed0 'photos/**/*_left.png' --checkpoint best --probabilities
   kd predict runs/cityscapes/r18/seed0 ~/cityscapes/leftImg8bit/test --submission cityscapes
+  kd predict runs/cracks/r18_ce/seed0 photos --threshold 0.35    kd evaluate RUN --thresholds tells which one is good
   kd predict exported photo.jpg --predictor '{name: multi_scale, scales: [0.75, 1.0, 1.25]}'
 
 written: OUTPUT/labels/NAME.png (mode P: values are class numbers; OpenCV would turn them into colours, read them with
-Pillow), overlay/NAME.jpg, legend.png, probabilities/NAME.npz (array `probabilities`, float16 K H W), predictions.yaml.
+Pillow), of two classes also masks/NAME.png (0 and 255), overlay/NAME.jpg, legend.png, probabilities/NAME.npz (array
+`probabilities`, float16 K H W), predictions.yaml.
 All are upright as EXIF says, and as large as the image. Names keep the folders below INPUT. The network computes in float32.
 The same command goes on where it was stopped. Exit codes: 0, 2 bad input or some images unreadable (the rest is written).
 """
@@ -26,6 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--predictor", metavar="YAML", help="e.g. multi_scale; default: the run's own, else whole")
     parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help="draw overlays (default: yes)")
+    parser.add_argument("--threshold", type=float, metavar="P", help="two classes: the second from this probability on")
+    parser.add_argument("--masks", action=argparse.BooleanOptionalAction, help="masks of 0 and 255 (default: for two classes)")
     parser.add_argument("--probabilities", action="store_true", help="also write softmax probabilities (large)")
     parser.add_argument("--submission", metavar="DATA", help="also pack OUTPUT/submission.zip for this data set's server")
     parser.add_argument("--overwrite", action="store_true", help="predict anew what is there; default: skip it")
@@ -39,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
     from kd.distributed import local_device
     from kd.networks.build import load_network
     from students.examining.image_paths import find
-    from students.examining.predictions import Writer, chosen_predictor, predict, server, submit
+    from students.examining.prediction_files import Writer
+    from students.examining.predictions import chosen_predictor, predict, server, submit
 
     items = find(options.inputs, options.output)
     name = "student" if options.checkpoint == "last" else "best"
@@ -49,7 +54,13 @@ def run(options: argparse.Namespace) -> None:
     mark = file_mark(options.model / f"{name}.safetensors")
     facts = {"model": str(options.model), "checkpoint": options.checkpoint, "weights": mark, "step": card.get("step")}
     facts |= {"predictor": chosen.config.model_dump(mode="json"), "classes": card["classes"], "colours": card.get("colours")}
-    extras = {"overlay": options.overlay, "probabilities": options.probabilities}
+    binary = check_binary(options, len(card["classes"]))
+    facts |= {} if options.threshold is None else {"threshold": options.threshold}
+    extras = {
+        "masks": binary if options.masks is None else options.masks,
+        "overlay": options.overlay,
+        "probabilities": options.probabilities,
+    }
     kinds = ["labels", *(kind for kind, wanted in extras.items() if wanted)]
     writer = Writer(options.output, facts, kinds, options.overwrite)
     report = predict(network.to(device), chosen, items, writer, device)
@@ -61,3 +72,15 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{len(report.broken)} of {len(items)} images could not be read, see above; the rest is written")
     if data is not None:
         print(f"{submit(data, items, writer)}: upload this to the server of {options.submission}")
+
+
+def check_binary(options: argparse.Namespace, classes: int) -> bool:
+    """Whether there are two classes, which thresholds and masks of 0 and 255 need."""
+    from kd.config import InputError
+
+    asked = [word for word, given in (("--threshold", options.threshold is not None), ("--masks", options.masks)) if given]
+    if asked and classes != 2:
+        raise InputError(f"{asked[0]}: the network knows {classes} classes, and this is for two; labels/ holds class numbers")
+    if options.threshold is not None and not 0 < options.threshold < 1:
+        raise InputError(f"--threshold: is {options.threshold:g}; it is a probability between 0 and 1, e.g. 0.35")
+    return classes == 2
