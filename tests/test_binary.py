@@ -89,6 +89,11 @@ def cracks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call("train", "folder/r18", "ce", *words, "run.workers=0", "run.device=cpu", "--output", "run", folder=root)
     assert done.returncode == 0, done.stderr
     assert "  crack " in done.stdout
+    assert "F1 of crack: " in done.stdout
+    table = call("table", "run", folder=root).stdout
+    scores = json.loads((root / "run" / "result.json").read_text())["last"]["test"]
+    assert "| row | mIoU, test | IoU, crack | n |" in table
+    assert f"| {scores['foreground_IoU']:.2f} | 1 |" in table
     return root
 
 

@@ -350,3 +350,23 @@ def test_as_a_program(runs: Path) -> None:
     done = call("table", runs, "--allow", "schedule.steps")
     assert done.returncode == 0, done.stderr
     assert "- Allowed to differ between rows: schedule.steps" in done.stdout
+
+
+def test_presets_of_one_method_share_a_column_where_that_is_clear(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(folder: Path, recipe: Recipe, word: str) -> None:
+        path = write_run(folder, recipe, 50.0) / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "asked": word}))
+
+    for backbone, preset in (("resnet18", "citys"), ("mobilenetv2_100", "voc")):
+        student = {"student": {"backbone": backbone}}
+        asked(tmp_path / backbone / "ce", tiny(**student), "ce")
+        asked(tmp_path / backbone / "kd", tiny("kd", **student), f"cirkd@{preset}")
+    out = shown(capsys, monkeypatch, tmp_path, "--layout", "brief")
+    assert "| data set | model | CE | CIRKD |" in out
+    asked(
+        tmp_path / "resnet18" / "other", tiny("kd", student={"backbone": "resnet18"}, method={"temperature": 2.0}), "cirkd@voc"
+    )
+    out = shown(capsys, monkeypatch, tmp_path, "--layout", "brief")
+    assert "| data set | model | CE | CIRKD | CIRKD@citys | CIRKD@voc |" in out

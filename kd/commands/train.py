@@ -104,3 +104,5 @@ def report(result: dict[str, Any], folder: Path, state: str) -> None:
             print(absent_note(result["last"][split]))
         for line in of_classes(result["last"][split].get("iou") or {}, folder):
             print(line)
+        if (f1 := result["last"][split].get("foreground_F1")) is not None:
+            print(f"F1 of {list(result['last'][split]['iou'])[1]}: {f1:.2f} %")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kd.results.bootstrap import RESAMPLES, Delta
@@ -10,7 +11,8 @@ from kd.results.names import METHODS, rank
 from kd.results.published import Published
 from kd.results.published_tables import Quote, quote, told
 from kd.results.render import Table
-from kd.results.rows import Block, Row
+from kd.results.rows import Block, Row, statistics
+from kd.results.runs import Run
 
 TERMS = {"ce_jml": "CE+JML", "ce": "CE", "jaccard": "JML", "kl": "KL"}
 Column = tuple[str, Callable[[Row], str]]
@@ -43,6 +45,7 @@ def _scores(block: Block, best: bool) -> list[Column]:
     columns: list[Column] = [
         ("row", lambda row: f"{row.label} (baseline)" if row.label == block.group.baseline else row.label),
         (f"mIoU, {first.reported_on}", lambda row: spread(row.mean, row.std)),
+        *_foreground(first),
         ("n", lambda row: str(len(row.runs))),
     ]
     if block.group.baseline:
@@ -50,6 +53,19 @@ def _scores(block: Block, best: bool) -> list[Column]:
     if best:
         columns.append((f"mIoU, {first.reported_on}, best on {first.selected_on}", lambda row: spread(row.best, row.best_std)))
     return columns
+
+
+def _foreground(first: Run) -> list[Column]:
+    """Of two classes the second has a column of its own: beside a large background mIoU hardly tells."""
+    names = list(first.last[first.reported_on].get("iou") or ())
+    if len(names) != 2:
+        return []
+
+    def text(row: Row) -> str:
+        found = [(run.last[run.reported_on].get("iou") or {}).get(names[1]) for run in row.runs]
+        return spread(*statistics(found))
+
+    return [(f"IoU, {names[1]}", text)]
 
 
 def _costs(block: Block) -> list[Column]:
@@ -93,7 +109,7 @@ def brief(blocks: Sequence[Block], published: Published, best: bool = False, lef
     notes: list[str] = []
     for block in blocks:
         head, _, pair = title(block).partition(", ")
-        ours = {row.label: row for row in block.rows}
+        ours = _columns(block)
         rows.append((head, pair, *(_cell(ours.get(label)) for label in labels)))
         if best:
             line = [ours.get(label) for label in labels]
@@ -110,9 +126,15 @@ def brief(blocks: Sequence[Block], published: Published, best: bool = False, lef
 
 def _ordered(blocks: Sequence[Block]) -> list[str]:
     """Baselines, other losses, then methods as the benchmark table has them."""
-    rows = {row.label: row for block in blocks for row in block.rows}
-    baselines = {block.group.baseline for block in blocks}
+    rows = {label: row for block in blocks for label, row in _columns(block).items()}
+    baselines = {label for block in blocks for label, row in _columns(block).items() if row.label == block.group.baseline}
     return sorted(rows, key=lambda label: (label not in baselines, rank(rows[label].runs[0].recipe)))
+
+
+def _columns(block: Block) -> dict[str, Row]:
+    """Rows by the method alone, so that ``cirkd@citys`` and ``cirkd@voc`` of two data sets share a column, where that is clear."""
+    plain = [re.sub(r"@[^+ ]+", "", row.label) for row in block.rows]
+    return {short if plain.count(short) == 1 else row.label: row for short, row in zip(plain, block.rows, strict=True)}
 
 
 def display(label: str) -> str:
