@@ -132,7 +132,7 @@ def _ordered(blocks: Sequence[Block]) -> list[str]:
 
 
 def _columns(block: Block) -> dict[str, Row]:
-    """Rows by the method alone, so that ``cirkd@citys`` and ``cirkd@voc`` of two data sets share a column, where that is clear."""
+    """Rows by the method alone where that is clear: ``cirkd@citys`` and ``cirkd@voc`` of two data sets share a column."""
     plain = [re.sub(r"@[^+ ]+", "", row.label) for row in block.rows]
     return {short if plain.count(short) == 1 else row.label: row for short, row in zip(plain, block.rows, strict=True)}
 
