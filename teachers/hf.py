@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kd.config import ConfigError
@@ -32,21 +32,35 @@ class HfTeacher(Teacher):
     """
 
     class Config(Teacher.Config):
-        """``model``: a repository of the Hugging Face hub, at ``revision``, or a directory written by ``save_pretrained``.
+        """``path``: a directory written by ``save_pretrained``, or a repository of the Hugging Face hub, at ``revision``.
 
-        ``rename`` maps the teacher's names onto the data set's where they differ by more than case, blanks, ``-`` and ``_``.
+        ``model`` is an older name of ``path``. ``rename`` maps the teacher's names onto the data set's where they differ by
+        more than case, blanks, ``-`` and ``_``.
         """
 
-        model: str
+        path: str | None = None
+        model: str | None = None
         revision: str | None = None
         rename: dict[str, str] = Field(default_factory=dict)
+
+        @model_validator(mode="after")
+        def _lies_at_one_place(self) -> HfTeacher.Config:
+            if not self.path and not self.model:
+                raise ValueError(
+                    "has no path; give a directory written by save_pretrained, or a repository of the Hugging Face hub"
+                )
+            if self.path and self.model:
+                raise ValueError(
+                    f"has the path {self.path} and the model {self.model}, names of one thing; drop one: teacher.model=null"
+                )
+            return self
 
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         model = _load(config)
         pixels, note = _pixels(config)
         network = HfNetwork(model, pixels)
         sizes, labels = measured(network), model.config.id2label
-        source = f"{config.model}{note}"
+        source = f"{config.path or config.model}{note}"
         own = matched([labels[number] for number in sorted(labels)], classes, config.rename, source)
         try:
             super().__init__(config, own, classes, sizes, source)
@@ -92,11 +106,13 @@ def _levels(states: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _where(config: Any) -> str:
-    local = Path(config.model).expanduser()
-    return str(local) if local.is_dir() else config.model
+    path = config.path or config.model
+    local = Path(path).expanduser()
+    return str(local) if local.is_dir() else path
 
 
 def _load(config: Any) -> Any:
+    named = f"teacher.{'path' if config.path else 'model'}: {config.path or config.model}"
     try:
         from transformers import AutoModelForSemanticSegmentation
     except ImportError as error:
@@ -108,14 +124,14 @@ def _load(config: Any) -> Any:
     except Exception as error:  # the hub, the configuration and the weights each fail in their own ways
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"teacher.model: {config.model} gives no network of AutoModelForSemanticSegmentation ({type(error).__name__}: "
-            f"{reason[:200]}); give a directory written by save_pretrained, or a repository of the Hugging Face hub that can "
-            "be reached or is in the cache (fill it on a machine with network, then set HF_HUB_OFFLINE=1)"
+            f"{named} gives no network of AutoModelForSemanticSegmentation ({type(error).__name__}: {reason[:200]}); "
+            "give a directory written by save_pretrained, or a repository of the Hugging Face hub that can be reached or is in "
+            "the cache (fill it on a machine with network, then set HF_HUB_OFFLINE=1)"
         ) from None
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
-            f"teacher.model: {config.model} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, which "
-            "would stay random; give a checkpoint that was trained to segment, not a backbone"
+            f"{named} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, which would stay "
+            "random; give a checkpoint that was trained to segment, not a backbone"
         )
     return model
 
