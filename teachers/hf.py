@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,9 @@ class HfTeacher(Teacher):
             return self
 
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        model = _load(config)
-        pixels, note = _pixels(config)
+        with _quiet():
+            model = _load(config)
+            pixels, note = _pixels(config)
         network = HfNetwork(model, pixels)
         sizes, labels = measured(network), model.config.id2label
         source = f"{config.path or config.model}{note}"
@@ -105,6 +108,29 @@ def _levels(states: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple({state.shape[-2:]: state for state in states}.values())
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and warnings: what is amiss with weights is told as an error. Downloads keep their bar."""
+    try:
+        from huggingface_hub import utils as hub
+        from transformers.utils import logging
+    except ImportError as error:
+        raise install_hint("hf", error) from None
+    verbosity, bars, no_downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()  # the hub's too
+        if not no_downloads:
+            hub.enable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+
+
 def _where(config: Any) -> str:
     path = config.path or config.model
     local = Path(path).expanduser()
@@ -113,14 +139,11 @@ def _where(config: Any) -> str:
 
 def _load(config: Any) -> Any:
     named = f"teacher.{'path' if config.path else 'model'}: {config.path or config.model}"
+    knobs = {"dtype": torch.float32, "weights_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         from transformers import AutoModelForSemanticSegmentation
-    except ImportError as error:
-        raise install_hint("hf", error) from None
-    try:
-        model, report = AutoModelForSemanticSegmentation.from_pretrained(
-            _where(config), revision=config.revision, dtype=torch.float32, weights_only=True, output_loading_info=True
-        )
+
+        model, report = AutoModelForSemanticSegmentation.from_pretrained(_where(config), revision=config.revision, **knobs)
     except Exception as error:  # the hub, the configuration and the weights each fail in their own ways
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
@@ -132,6 +155,12 @@ def _load(config: Any) -> Any:
         raise ConfigError(
             f"{named} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, which would stay "
             "random; give a checkpoint that was trained to segment, not a backbone"
+        )
+    others = sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])  # with shapes since version 5
+    if others:
+        raise ConfigError(
+            f"{named} has {len(others)} tensors of other shapes than its config.json says, first {others[0]}, which would stay "
+            "random; give a checkpoint with its own config.json"
         )
     return model
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import load_file, save_file
 from test_teachers import OWN, WANTED, build
 from tiny import STUDENT, execute, tiny
 from torch import Tensor, nn
@@ -161,6 +164,36 @@ def test_hf_takes_the_older_name_of_its_path(segformer: Path, tmp_path: Path) ->
     for values, words in (({}, "has no path; give"), ({"path": "a", "model": "b"}, "has the path a and the model b, names of")):
         with pytest.raises(ConfigError, match=rf"^teacher: {words}"):
             recipe_of(tree({"name": "hf", **values}))
+
+
+def copied(folder: Path, target: Path, **changed: Tensor) -> Path:
+    """A teacher's files with some of its tensors replaced or added."""
+    shutil.copytree(folder, target)
+    save_file({**load_file(target / "model.safetensors"), **changed}, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_hf_keeps_the_librarys_bars_and_warnings_to_itself(
+    segformer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = importlib.import_module("transformers.utils.logging")
+    before = (told.get_verbosity(), told.is_progress_bar_enabled())
+    records: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = records.append  # type: ignore[method-assign]
+    library = logging.getLogger("transformers")
+    library.addHandler(listener)
+    hf(copied(segformer, tmp_path / "more", surplus=torch.zeros(2)), rename=RACE)
+    library.removeHandler(listener)
+    assert not [record.getMessage() for record in records]
+    assert capsys.readouterr() == ("", "")
+    assert (told.get_verbosity(), told.is_progress_bar_enabled()) == before
+
+
+def test_hf_says_which_tensors_would_stay_random(segformer: Path, tmp_path: Path) -> None:
+    other = copied(segformer, tmp_path / "other", **{"decode_head.classifier.bias": torch.zeros(7)})
+    with pytest.raises(ConfigError, match=r"^teacher.path: .*other has 1 tensors .* says, first decode_head\.classifier\.bias"):
+        hf(other, rename=RACE)
 
 
 def test_hf_says_where_it_normalises_by_guess(segformer: Path, tmp_path: Path) -> None:
