@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kd.config import ConfigError
@@ -34,22 +36,37 @@ class HfTeacher(Teacher):
     """
 
     class Config(Teacher.Config):
-        """``model``: a repository of the Hugging Face hub, at ``revision``, or a directory written by ``save_pretrained``.
+        """``path``: a directory written by ``save_pretrained``, or a repository of the Hugging Face hub, at ``revision``.
 
-        ``rename`` maps the teacher's names onto the data set's where they differ by more than case, blanks, ``-`` and ``_``.
+        ``model`` is an older name of ``path``. ``rename`` maps the teacher's names onto the data set's where they differ by
+        more than case, blanks, ``-`` and ``_``.
         """
 
-        model: ContentPath
+        path: ContentPath | None = None
+        model: ContentPath | None = None
         revision: str | None = None
         rename: dict[str, str] = Field(default_factory=dict)
 
+        @model_validator(mode="after")
+        def _lies_at_one_place(self) -> HfTeacher.Config:
+            if not self.path and not self.model:
+                raise ValueError(
+                    "has no path; give a directory written by save_pretrained, or a repository of the Hugging Face hub"
+                )
+            if self.path and self.model:
+                raise ValueError(
+                    f"has the path {self.path} and the model {self.model}, names of one thing; drop one: teacher.model=null"
+                )
+            return self
+
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        model = _load(config)
-        pixels, note = _pixels(config)
+        with _quiet():
+            model = _load(config)
+            pixels, note = _pixels(config)
         network = HfNetwork(model, pixels)
         sizes, labels = measured(network), model.config.id2label
-        source = f"{config.model}{note}"
+        source = f"{config.path or config.model}{note}"
         own = matched([labels[number] for number in sorted(labels)], classes, config.rename, source)
         try:
             super().__init__(config, own, classes, sizes, source)
@@ -94,31 +111,59 @@ def _levels(states: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple({state.shape[-2:]: state for state in states}.values())
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and warnings: what is amiss with weights is told as an error. Downloads keep their bar."""
+    try:
+        from huggingface_hub import utils as hub
+        from transformers.utils import logging
+    except ImportError as error:
+        raise install_hint("hf", error) from None
+    verbosity, bars, no_downloads = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()  # the hub's too
+        if not no_downloads:
+            hub.enable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
+
+
 def _where(config: Any) -> str:
-    local = Path(config.model).expanduser()
-    return str(local) if local.is_dir() else config.model
+    path = config.path or config.model
+    local = Path(path).expanduser()
+    return str(local) if local.is_dir() else path
 
 
 def _load(config: Any) -> Any:
+    named = f"teacher.{'path' if config.path else 'model'}: {config.path or config.model}"
+    knobs = {"dtype": torch.float32, "weights_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         from transformers import AutoModelForSemanticSegmentation
-    except ImportError as error:
-        raise install_hint("hf", error) from None
-    try:
-        model, report = AutoModelForSemanticSegmentation.from_pretrained(
-            _where(config), revision=config.revision, dtype=torch.float32, weights_only=True, output_loading_info=True
-        )
+
+        model, report = AutoModelForSemanticSegmentation.from_pretrained(_where(config), revision=config.revision, **knobs)
     except Exception as error:  # the hub, the configuration and the weights each fail in their own ways
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"teacher.model: {config.model} gives no network of AutoModelForSemanticSegmentation ({type(error).__name__}: "
-            f"{reason[:200]}); give a directory written by save_pretrained, or a repository of the Hugging Face hub that can "
-            "be reached or is in the cache (fill it on a machine with network, then set HF_HUB_OFFLINE=1)"
+            f"{named} gives no network of AutoModelForSemanticSegmentation ({type(error).__name__}: {reason[:200]}); "
+            "give a directory written by save_pretrained, or a repository of the Hugging Face hub that can be reached or is in "
+            "the cache (fill it on a machine with network, then set HF_HUB_OFFLINE=1)"
         ) from None
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
-            f"teacher.model: {config.model} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, which "
-            "would stay random; give a checkpoint that was trained to segment, not a backbone"
+            f"{named} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, which would stay "
+            "random; give a checkpoint that was trained to segment, not a backbone"
+        )
+    others = sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])  # with shapes since version 5
+    if others:
+        raise ConfigError(
+            f"{named} has {len(others)} tensors of other shapes than its config.json says, first {others[0]}, which would stay "
+            "random; give a checkpoint with its own config.json"
         )
     return model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kd.config import ConfigError
@@ -17,6 +17,7 @@ from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_number, ins
 from teachers.teacher import Teacher
 
 RESNET_LEVELS = ("layer1", "layer2", "layer3")
+OWN_WEIGHTS = "COCO_WITH_VOC_LABELS_V1"
 CLASSIFIERS = ("classifier.4.weight", "classifier.low_classifier.weight")
 
 
@@ -32,22 +33,31 @@ class TorchvisionTeacher(Teacher):
     """
 
     class Config(Teacher.Config):
-        """``weights``: a name of torchvision's (``COCO_WITH_VOC_LABELS_V1``), or a file with a state dict.
+        """``path``: a file with a state dict; without one ``weights``, a name of torchvision's, or (as before) a file too.
 
         ``rename`` maps names of torchvision's weights onto the data set's; ``classes`` names the channels of a file in the
         teacher's own order (default: the data set's order).
         """
 
         model: str = "deeplabv3_resnet101"
-        weights: ContentPath = "COCO_WITH_VOC_LABELS_V1"
+        path: ContentPath | None = None
+        weights: ContentPath = OWN_WEIGHTS
         rename: dict[str, str] = Field(default_factory=dict)
         classes: tuple[str, ...] | None = None
 
+        @model_validator(mode="after")
+        def _has_one_file(self) -> TorchvisionTeacher.Config:
+            if self.path and self.weights != OWN_WEIGHTS:
+                raise ValueError(
+                    f"has the path {self.path} and the weights {self.weights}; drop one, e.g. teacher.weights=null"
+                )
+            return self
+
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        source = f"{config.model} ({config.weights})"
+        source = f"{config.model} ({config.path or config.weights})"
         builder, enum = _builder(config.model)
-        if config.weights in enum.__members__:
+        if not config.path and config.weights in enum.__members__:
             if config.classes is not None:
                 raise ConfigError(f"teacher.classes: {config.weights} names its classes itself; use teacher.rename")
             model, entry = _download(builder, enum[config.weights])
@@ -111,19 +121,19 @@ def _download(builder: Any, entry: Any) -> tuple[Any, Any]:
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
             f"teacher.weights: {entry.url} cannot be loaded ({type(error).__name__}: {reason[:160]}); put the file into the "
-            "cache (TORCH_HOME/hub/checkpoints) on a machine with network, or give its path as teacher.weights"
+            "cache (TORCH_HOME/hub/checkpoints) on a machine with network, or give its path as teacher.path"
         ) from None
 
 
 def _from_file(builder: Any, config: Any, names: list[str]) -> Any:
-    path = Path(config.weights).expanduser()
-    if not path.suffix and not path.exists():
+    key, path = "path" if config.path else "weights", Path(config.path or config.weights).expanduser()
+    if not config.path and not path.suffix and not path.exists():
         raise ConfigError(
             f"teacher.weights: '{config.weights}' is neither a file nor weights of {config.model}; options: {', '.join(names)}"
         )
     if config.rename:
         raise ConfigError("teacher.rename: a file has no names of classes; list them in teacher.classes")
-    weights = read_state_dict(path, "teacher.weights")
+    weights = read_state_dict(path, f"teacher.{key}")
     last = next((weights[key] for key in CLASSIFIERS if key in weights), None)
     if last is not None:
         aux = {"aux_loss": any(key.startswith("aux_classifier.") for key in weights)} if "lraspp" not in config.model else {}
@@ -137,7 +147,7 @@ def _from_file(builder: Any, config: Any, names: list[str]) -> Any:
     else:
         problem = f"it has no {' or '.join(CLASSIFIERS)}"
     raise ConfigError(
-        f"teacher.weights: {path} does not hold the weights of {config.model} ({problem}); choose the model it is of"
+        f"teacher.{key}: {path} does not hold the weights of {config.model} ({problem}); choose the model it is of"
     )
 
 

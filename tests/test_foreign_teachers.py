@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import load_file, save_file
 from test_teachers import OWN, WANTED, build
 from tiny import STUDENT, execute, tiny
 from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.recipe.schema import build as recipe_of
-from kd.recipe.schema import plain
+from kd.recipe.schema import fingerprint, plain
 from kd.types import Batch
 from teachers import Teacher
 from teachers.foreign import canonical, matched, measured
@@ -120,7 +123,7 @@ RACE = {"race-car": "car"}
 
 
 def hf(folder: Path | str, classes: tuple[str, ...] = OWN, **knobs: Any) -> Teacher:
-    return build({"name": "hf", "model": str(folder), **knobs}, classes)
+    return build({"name": "hf", "path": str(folder), **knobs}, classes)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (61, 93)])
@@ -151,6 +154,46 @@ def test_hf_behaves(segformer: Path) -> None:
     assert not classifier._forward_pre_hooks
     assert teacher.mark == hf(segformer, rename=RACE).mark
     behaves(teacher)
+
+
+def test_hf_takes_the_older_name_of_its_path(segformer: Path, tmp_path: Path) -> None:
+    old = build({"name": "hf", "model": str(segformer), "rename": RACE}, OWN)
+    assert (old.mark, old.source) == (hf(segformer, rename=RACE).mark, str(segformer))
+    with pytest.raises(ConfigError, match=r"^teacher.model: .*gone gives no network"):
+        build({"name": "hf", "model": str(tmp_path / "gone")}, OWN)
+    for values, words in (({}, "has no path; give"), ({"path": "a", "model": "b"}, "has the path a and the model b, names of")):
+        with pytest.raises(ConfigError, match=rf"^teacher: {words}"):
+            recipe_of(tree({"name": "hf", **values}))
+
+
+def copied(folder: Path, target: Path, **changed: Tensor) -> Path:
+    """A teacher's files with some of its tensors replaced or added."""
+    shutil.copytree(folder, target)
+    save_file({**load_file(target / "model.safetensors"), **changed}, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_hf_keeps_the_librarys_bars_and_warnings_to_itself(
+    segformer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = importlib.import_module("transformers.utils.logging")
+    before = (told.get_verbosity(), told.is_progress_bar_enabled())
+    records: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = records.append  # type: ignore[method-assign]
+    library = logging.getLogger("transformers")
+    library.addHandler(listener)
+    hf(copied(segformer, tmp_path / "more", surplus=torch.zeros(2)), rename=RACE)
+    library.removeHandler(listener)
+    assert not [record.getMessage() for record in records]
+    assert capsys.readouterr() == ("", "")
+    assert (told.get_verbosity(), told.is_progress_bar_enabled()) == before
+
+
+def test_hf_says_which_tensors_would_stay_random(segformer: Path, tmp_path: Path) -> None:
+    other = copied(segformer, tmp_path / "other", **{"decode_head.classifier.bias": torch.zeros(7)})
+    with pytest.raises(ConfigError, match=r"^teacher.path: .*other has 1 tensors .* says, first decode_head\.classifier\.bias"):
+        hf(other, rename=RACE)
 
 
 def test_hf_says_where_it_normalises_by_guess(segformer: Path, tmp_path: Path) -> None:
@@ -191,14 +234,14 @@ def test_hf_refuses_backbones_pickles_and_the_unreachable(segformer: Path, tmp_p
     evil.mkdir()
     (evil / "config.json").write_bytes((segformer / "config.json").read_bytes())
     torch.save({"a": Path("x")}, evil / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match=r"^teacher.model: .*evil gives no network"):
+    with pytest.raises(ConfigError, match=r"^teacher.path: .*evil gives no network"):
         hf(evil)
     hub = importlib.import_module("huggingface_hub.constants")
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)  # as the variable in the environment does
-    with pytest.raises(ConfigError, match=r"^teacher.model: nobody/nothing gives no network .* HF_HUB_OFFLINE=1\)$") as failure:
+    with pytest.raises(ConfigError, match=r"^teacher.path: nobody/nothing gives no network .* HF_HUB_OFFLINE=1\)$") as failure:
         hf("nobody/nothing")
     assert "\n" not in str(failure.value)
-    with pytest.raises(ConfigError, match=r"^teacher.model: .*gone gives no network"):
+    with pytest.raises(ConfigError, match=r"^teacher.path: .*gone gives no network"):
         hf(tmp_path / "gone")
 
 
@@ -226,8 +269,9 @@ def tv(name: str, folder: Path, **knobs: Any) -> tuple[Any, Path]:
 )
 def test_torchvision_is_the_librarys_own_pipeline(tmp_path: Path, name: str, stride: int, fields: set[str]) -> None:
     model, file = tv(name, tmp_path)
-    values = {"name": "torchvision", "model": name, "weights": str(file)}
+    values = {"name": "torchvision", "model": name, "path": str(file)}
     teacher = build(values, OWN)
+    assert build({"name": "torchvision", "model": name, "weights": str(file)}, OWN).mark == teacher.mark  # as it was called
     with torch.no_grad():
         wanted = model.double()(exactly(picture(61, 93), *IMAGENET))
     found = teacher.double()(batch(61, 93))
@@ -269,14 +313,17 @@ def test_torchvision_refuses_what_does_not_fit(tmp_path: Path) -> None:
         ({"model": "deeplab"}, r"^teacher.model: 'deeplab' is no segmentation model .* fcn_resnet50"),
         ({"weights": "COCO"}, r"^teacher.weights: 'COCO' is neither a file nor weights .* COCO_WITH_VOC_LABELS_V1"),
         ({"weights": str(tmp_path / "no.pth")}, "^teacher.weights: .*no.pth does not exist"),
-        ({"weights": str(file)}, "does not hold the weights of deeplabv3_resnet101"),
+        ({"path": str(tmp_path / "no")}, "^teacher.path: .*no does not exist"),
+        ({"path": str(file)}, "^teacher.path: .* does not hold the weights of deeplabv3_resnet101"),
         ({"classes": OWN}, r"^teacher.classes: .* names its classes itself; use teacher.rename"),
-        ({"weights": str(file), "rename": {"a": "b"}}, r"^teacher.rename: a file has no names of classes"),
+        ({"path": str(file), "rename": {"a": "b"}}, r"^teacher.rename: a file has no names of classes"),
     ):
         with pytest.raises(ConfigError, match=words):
             build({"name": "torchvision", **knobs}, OWN)
     with pytest.raises(ConfigError, match="has 4 classes, the data set has 2"):
-        build({"name": "torchvision", "model": "lraspp_mobilenet_v3_large", "weights": str(file)}, OWN[:2])
+        build({"name": "torchvision", "model": "lraspp_mobilenet_v3_large", "path": str(file)}, OWN[:2])
+    with pytest.raises(ConfigError, match=r"^teacher: has the path a\.pth and the weights b\.pth; drop one"):
+        recipe_of(tree({"name": "torchvision", "path": "a.pth", "weights": "b.pth"}))
 
 
 # ---------------------------------------------------------------------------------------- segmentation_models_pytorch
@@ -439,7 +486,7 @@ def tree(teacher: dict[str, Any]) -> dict[str, Any]:
         ({"name": "ensemble", "members": [MEMBERS[0], {**MEMBERS[1], "floor": 3}]}, "teacher.members.1: has a floor, but only"),
         ({"name": "ensemble", "members": MEMBERS, "weights": [1.0]}, r"teacher: weights are \[1.0\]; give one number"),
         ({"name": "ensemble", "members": MEMBERS, "weights": [1.0, 0.0]}, r"teacher: weights are \[1.0, 0.0\]; give one"),
-        ({"name": "augmented", "teacher": {"name": "hf"}}, "teacher.teacher.model: is required"),
+        ({"name": "augmented", "teacher": {"name": "run"}}, "teacher.teacher.path: is required"),
         (
             {"name": "augmented", "teacher": MEMBERS[0], "scales": [0.0]},
             r"teacher.scales: are \[0.0\]; a scale must be above 0",
@@ -487,6 +534,19 @@ def test_the_parts_of_recipes_are_valid(part: str) -> None:
     recipe = recipe_of(tree(values))
     assert recipe.teacher.floor >= 60
     assert recipe_of(plain(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("teacher", "mark"),
+    [
+        ({"name": "hf", "model": "a/b"}, "40d14f9b0f7b"),
+        ({"name": "torchvision", "weights": "a.pth"}, "4b1cc2822e38"),
+        ({"name": "ensemble", "members": [{"name": "hf", "model": "a/b"}, {"name": "torchvision"}]}, "3285e0171cbe"),
+        ({"name": "augmented", "teacher": {"name": "hf", "model": "a/b"}}, "9786744f8cd4"),
+    ],
+)
+def test_what_was_written_before_there_was_a_path_is_the_same_run(teacher: dict[str, Any], mark: str) -> None:
+    assert fingerprint(recipe_of(tree(teacher)), ["teacher"]) == mark
 
 
 def test_nested_teachers_survive_being_written_down() -> None:

@@ -19,7 +19,7 @@ from kd.config import ConfigError, InputError
 from kd.lookup import options
 from kd.networks.build import build_network, network_config
 from kd.networks.network import Network
-from kd.networks.pspnet import PyramidPooling
+from kd.networks.pspnet import PyramidPooling, averages
 from kd.recipe.loading import load
 
 HEADS = list(options("kd.networks", "Network"))
@@ -127,6 +127,15 @@ def test_pyramid_pooling_is_the_published_one(corners: bool) -> None:
         pooled = branch(nn.AdaptiveAvgPool2d(size)(features))
         parts.append(F.interpolate(pooled, size=(9, 13), mode="bilinear", align_corners=corners))
     torch.testing.assert_close(pooling(features), torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6, 7])
+def test_averages_by_matrices_are_those_of_torch(bins: int) -> None:
+    torch.manual_seed(0)
+    for height, width in [(1, 1), (1, 9), (2, 5), (6, 6), (7, 4), (12, 18), (13, 25), (33, 47), (64, 129)]:
+        features = torch.rand(2, 3, height, width)
+        expected = F.adaptive_avg_pool2d(features, bins)
+        torch.testing.assert_close(averages(features, bins), expected, atol=1e-6, rtol=0)
 
 
 def renamed(name: str) -> str:

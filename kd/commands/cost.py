@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
     from kd.files import write_json
     from kd.networks.cost import measure, table
     from students.environment import environment
+    from students.progress import say
 
     if min(*options.size, options.batch) < 1:
         raise InputError(f"--size {options.size} and --batch {options.batch}: all must be positive")
@@ -82,6 +83,8 @@ def run(options: argparse.Namespace) -> None:
     found = {}
     for name, (module, look) in subjects(options, device).items():
         backward = options.backward and name == "student"
+        height, width = options.size
+        say(f"{name} of {options.model}: passes of {options.batch} x {height}x{width} on {device}, for ten seconds or so")
         found[name] = measure(module, look, module.sizes, tuple(options.size), batch=options.batch, backward=backward)
         print(table(found[name], f"{name} of {options.model}"))
     place = environment(device)

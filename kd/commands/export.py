@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
     check(options)
     from kd.networks.build import load_network, save_network
     from kd.networks.export import write_onnx
+    from students.progress import say
 
     network, card = load_network(options.model, "student" if options.checkpoint == "last" else "best")
     facts = {key: value for key, value in card.items() if key != "network"}
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.safetensors}: student.safetensors and student.yaml, {len(card['classes'])} classes")
     if options.onnx:
         binary, size = options.binary_sigmoid, tuple(options.size)
+        say(f"{options.model}: to ONNX, then onnxruntime is compared with torch; this may take a minute")
         parity = write_onnx(network, options.onnx, size, facts, dynamic=options.dynamic, binary=binary)
         shapes = ", ".join("x".join(map(str, shape)) for shape in parity.shapes)
         print(f"{options.onnx}: {options.onnx.stat().st_size / 1e6:.1f} MB, {'any size' if options.dynamic else 'fixed size'}")

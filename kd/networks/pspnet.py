@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from kd.keywords import keywords
 from kd.networks.backbone import Levels
 from kd.networks.network import Classifier, Network, check_pooled_norm, conv_norm_relu, grid
-from kd.types import resample
 
 
 class PyramidPooling(nn.Module):
@@ -27,8 +27,28 @@ class PyramidPooling(nn.Module):
         """``B D h w`` to ``B (D + bins * width) h w``."""
         if 1 in self.bins:
             check_pooled_norm(self, features)
-        pooled = [branch(F.adaptive_avg_pool2d(features, size)) for size, branch in zip(self.bins, self.branches, strict=True)]
-        return torch.cat([features, *(resample(maps, grid(features), self.align_corners) for maps in pooled)], 1)
+        pool = averages if torch.onnx.is_in_onnx_export() else F.adaptive_avg_pool2d
+        pooled = [branch(pool(features, bins)) for bins, branch in zip(self.bins, self.branches, strict=True)]
+        # resample would compare the sizes, and an exported network would keep for all images what is true for the one traced
+        laid = partial(F.interpolate, size=grid(features), mode="bilinear", align_corners=self.align_corners)
+        return torch.cat([features, *(laid(maps) for maps in pooled)], 1)
+
+
+def averages(features: Tensor, bins: int) -> Tensor:
+    """``F.adaptive_avg_pool2d(features, bins)`` as two products of matrices, ``B D h w`` to ``B D bins bins``.
+
+    ONNX has no such operator: what the exporter makes of it is right at the size traced only.
+    """
+    height, width = (windows(length, bins, features) for length in grid(features))
+    return ((features @ width).mT @ height).mT
+
+
+def windows(length: int, bins: int, like: Tensor) -> Tensor:
+    """``length bins``: column ``i`` averages ``floor(i * length / bins)`` up to ``ceil((i + 1) * length / bins)``."""
+    place, step = (torch.arange(count, device=like.device) for count in (length, bins))
+    first, end = step * length // bins, ((step + 1) * length + bins - 1) // bins
+    inside = (place[:, None] >= first) & (place[:, None] < end)
+    return (inside / (end - first)).to(like.dtype)
 
 
 def build_pooling(config: Any, inputs: int) -> tuple[PyramidPooling, nn.Sequential]:

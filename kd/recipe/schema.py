@@ -211,6 +211,8 @@ LATER: Tree = {
     "learning_rate.ends_at": 0.0,
     "predictor.pad": "corner",
     "evaluation.quick": False,
+    "teacher.path": None,
+    "members.path": None,
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""
