@@ -62,7 +62,7 @@ def _changed(recipe: Recipe, folder: Path) -> str:
     except (OSError, yaml.YAMLError):
         return "its recipe.yaml cannot be read"
     keys = list(differing(old, plain(recipe), ("seed", *IDENTITY)))
-    return f"different: {', '.join(keys[:6]) or 'the weights that its recipe names'}"
+    return f"different: {', '.join(keys[:6]) or 'the weights that its recipe names; put the old ones back to go on with it'}"
 
 
 def train(

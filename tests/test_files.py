@@ -114,9 +114,9 @@ def test_masks_of_one_channel_keep_their_numbers(tmp_path: Path, name: str, imag
     assert (labels.numpy() == LABELS).all()
 
 
-def test_masks_of_one_bit_hold_0_and_1(tmp_path: Path) -> None:
+def test_masks_of_one_bit_hold_0_and_255(tmp_path: Path) -> None:
     labels = read_labels(saved(tmp_path / "a.png", Image.fromarray(LABELS > 0)))
-    assert (labels.numpy() == (LABELS > 0)).all()
+    assert (labels.numpy() == 255 * (LABELS > 0)).all()
 
 
 def test_deep_numbers_reach_a_data_set_that_maps_them(tmp_path: Path) -> None:

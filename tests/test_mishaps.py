@@ -59,17 +59,26 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path
     assert "nan" in json.loads((tmp_path / "diagnosis.json").read_text())["gradient_norms"].values()
 
 
-def test_an_exchanged_teacher_is_noticed_on_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    execute(tiny(schedule={"steps": 1}, evaluation={"every": 0}), tmp_path / "teacher")
-    recipe = tiny("kd", teacher={"name": "run", "path": str(tmp_path / "teacher")}, evaluation={"every": 0})
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("teacher", "different: the weights that its recipe names; put the old ones back"),
+        ("teacher-0123456789ab-s0", "holds other weights than when this run began.*put the old ones back"),  # as sweeps call it
+    ],
+)
+def test_an_exchanged_teacher_is_noticed_on_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    execute(tiny(schedule={"steps": 1}, evaluation={"every": 0}), tmp_path / name)
+    recipe = tiny("kd", teacher={"name": "run", "path": str(tmp_path / name)}, evaluation={"every": 0})
     monkeypatch.setattr("students.run._conclude", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
     with pytest.raises(RuntimeError, match="cut"):
         execute(recipe, tmp_path / "run")
     monkeypatch.undo()
-    file = tmp_path / "teacher" / "student.safetensors"
+    file = tmp_path / name / "student.safetensors"
     weights = load_file(file)
     save_file({key: value * 1.01 if value.is_floating_point() else value for key, value in weights.items()}, file)
-    with pytest.raises(ConfigError, match=r"holds other weights than when this run began.*put the old ones back"):
+    with pytest.raises(ConfigError, match=told):
         execute(recipe, tmp_path / "run")
 
 
