@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.losses.build import build_loss
-from kd.losses.label_smoothing import LabelSmoothing, soften
-from kd.losses.loss import Loss, checked_labels
+from kd.losses.label_smoothing import LabelSmoothing
+from kd.losses.loss import Loss, Maps, checked_labels, maps
 from kd.losses.mixture import Mixture, check_weights
 from kd.methods.build import build_method
 from kd.methods.method import Method
@@ -25,24 +25,28 @@ class Objective(nn.Module):
         ConfigError: the pair does not fit the method, a term comes from both loss and method, or a weight has no term.
     """
 
-    def __init__(self, student: Network, task: Mixture | None, labels: LabelSmoothing | None, method: Method | None) -> None:
+    def __init__(
+        self,
+        student: Network,
+        task: Mixture | None,
+        labels: LabelSmoothing | None,
+        method: Method | None,
+        maps: Maps = "auto",
+    ) -> None:
         super().__init__()
-        self.student, self.task, self.labels, self.method = student, task, labels, method
+        self.student, self.task, self.labels, self.method, self.maps = student, task, labels, method, maps
         self.rests = False
 
     def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
         """All terms of one batch; in a stage where the student rests it does not look, and there is no task loss."""
         outputs = None if self.rests else self.student(batch.image)
-        with checked_labels():  # the loader has looked at every crop
+        with maps(self.maps), checked_labels():  # the loader has looked at every crop
             return self._terms(outputs, batch, teacher)
 
     def _terms(self, outputs: Outputs | None, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         if self.task is not None and outputs is not None:
-            target, keep = batch.target, None
-            if self.labels is not None:
-                target, keep = soften(batch.target, self.student.classes, self.labels)
-            terms |= self.task.terms(outputs, target, keep)
+            terms |= self.task.terms(outputs, batch.target, smoothing=self.labels)
         if self.method is not None and teacher is not None:
             terms |= self.method(outputs, teacher, batch.target)
         return terms
@@ -65,7 +69,7 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
-    return Objective(student, task, recipe.labels, method)
+    return Objective(student, task, recipe.labels, method, recipe.run.maps)
 
 
 def on_crop(sizes: Sizes, crop: tuple[int, int]) -> Sizes:

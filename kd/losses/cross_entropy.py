@@ -21,6 +21,7 @@ from kd.losses.loss import (
     kept_pixels,
     one_hot,
 )
+from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
 
 
@@ -66,6 +67,15 @@ class CrossEntropy(Loss):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.register_buffer("class_weights", class_weight_buffer(self.config.class_weights), persistent=False)
+
+    def wanted(self, hard: bool) -> frozenset[str] | None:
+        """See :meth:`Loss.wanted`."""
+        plain = self.config.gamma == 0 and self.class_weights is None and self.config.ignore_index == IGNORE
+        return frozenset({"ce" if hard else "cross"}) if plain else None
+
+    def from_sums(self, sums: Sums, hard: bool) -> Tensor:
+        """See :meth:`Loss.from_sums`."""
+        return global_mean(sums.ce if hard else sums.cross, sums.pixels).to(sums.dtype)
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Scalar; see :class:`Loss` for shapes."""

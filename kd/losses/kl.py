@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kd.keywords import keywords
 from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot
+from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
 
 
@@ -63,6 +64,15 @@ class KL(Loss):
     @keywords(Config)
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+
+    def wanted(self, hard: bool) -> frozenset[str] | None:
+        """See :meth:`Loss.wanted`; of logits that are divided by the temperature."""
+        return frozenset({"ce" if hard else "kl"}) if self.config.ignore_index == IGNORE else None
+
+    def from_sums(self, sums: Sums, hard: bool) -> Tensor:
+        """See :meth:`Loss.from_sums`."""
+        mean = global_mean(sums.ce if hard else sums.kl, sums.pixels)
+        return (self.config.temperature**2 * mean).to(sums.dtype)
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Scalar; see :class:`Loss` for shapes."""

@@ -43,6 +43,11 @@ def boundary(target: Tensor, window: int = 3, ignore_index: int = IGNORE) -> Ten
     return (mixed & (highest(ignored) == 0)).squeeze(1)
 
 
+def smoothed_pixels(target: Tensor, config: LabelSmoothing, ignore_index: int = IGNORE) -> Tensor:
+    """Bool ``B H W``: where labels become soft."""
+    return target != ignore_index if config.where == "everywhere" else boundary(target, config.window, ignore_index)
+
+
 def soften(target: Tensor, classes: int, config: LabelSmoothing, ignore_index: int = IGNORE) -> tuple[Tensor, Tensor]:
     """Hard labels ``B H W`` to probabilities ``B K H W`` and the keep mask ``B H W``.
 
@@ -53,7 +58,7 @@ def soften(target: Tensor, classes: int, config: LabelSmoothing, ignore_index: i
     """
     keep = target != ignore_index
     check_labels(target, keep, classes, ignore_index)
-    smoothed = keep if config.where == "everywhere" else boundary(target, config.window, ignore_index)
+    smoothed = smoothed_pixels(target, config, ignore_index)
     hard = (one_hot(target, classes) & keep.unsqueeze(1)).float()
     soft = hard * (1 - config.epsilon) + config.epsilon / classes
     return soft.where(smoothed.unsqueeze(1), hard), keep

@@ -53,6 +53,14 @@ class Loss(nn.Module):
         """
         check_classes(getattr(self, "class_weights", None), classes)
 
+    def wanted(self, hard: bool) -> frozenset[str] | None:  # noqa: ARG002
+        """The sums over pixels that the loss is made of, see :mod:`kd.losses.streamed`; None if it needs whole maps."""
+        return None
+
+    def from_sums(self, sums: Any, hard: bool) -> Tensor:
+        """The scalar, of :class:`kd.losses.streamed.Sums` with what is ``wanted`` against hard or soft labels."""
+        raise NotImplementedError(f"{type(self).__name__} wants no sums")
+
     def extra_repr(self) -> str:
         """The knobs that differ from their defaults."""
         changed = self.config.model_dump(exclude={"name"}, exclude_defaults=True)
@@ -62,6 +70,26 @@ class Loss(nn.Module):
 def is_hard(target: Tensor) -> bool:
     """Whether a target holds class numbers; every integer type does (also uint8 and int32)."""
     return not target.is_floating_point()
+
+
+Maps = Literal["auto", "blocks", "whole"]
+_MAPS: ContextVar[Maps] = ContextVar("how label-resolution maps are made", default="auto")
+
+
+@contextmanager
+def maps(choice: Maps) -> Iterator[None]:
+    """In here losses that can take label-resolution maps block by block do so, or hold them whole; ``auto``: blocks on CPUs."""
+    before = _MAPS.set(choice)
+    try:
+        yield
+    finally:
+        _MAPS.reset(before)
+
+
+def by_blocks(logits: Tensor) -> bool:
+    """Whether :mod:`kd.losses.streamed` is to be used for a network's logits ``B K h w``."""
+    choice = _MAPS.get()
+    return choice == "blocks" or (choice == "auto" and logits.device.type == "cpu")
 
 
 _CHECKED: ContextVar[bool] = ContextVar("labels are checked", default=False)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.losses.loss import Loss
-from kd.types import Outputs
+from kd.losses.label_smoothing import LabelSmoothing, smoothed_pixels, soften
+from kd.losses.loss import Loss, by_blocks, is_hard
+from kd.losses.streamed import Smoothed, sums
+from kd.types import IGNORE, Outputs
 
 
 def check_weights(names: Iterable[str], weights: Mapping[str, float]) -> None:
@@ -59,11 +61,39 @@ class Mixture(nn.Module):
         def __call__(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
             """See :meth:`forward`."""
 
-    def terms(self, outputs: Outputs, target: Tensor, keep: Tensor | None = None) -> dict[str, Tensor]:
-        """Each loss, un-weighted, on the field of the outputs that it names, at the target's resolution."""
+    def terms(
+        self, outputs: Outputs, target: Tensor, keep: Tensor | None = None, smoothing: LabelSmoothing | None = None
+    ) -> dict[str, Tensor]:
+        """Each loss, un-weighted, on the field of the outputs that it names, at the target's resolution.
+
+        ``smoothing`` softens hard labels first. Losses that are made of sums over pixels never hold maps of that resolution,
+        see :func:`kd.losses.loss.maps`.
+        """
         size = (int(target.shape[-2]), int(target.shape[-1]))
-        maps = {field: outputs.at(size, field) for field in sorted(set(self.fields.values()))}
-        return {name: loss(maps[self.fields[name]], target, keep) for name, loss in self.losses.items()}
+        found = self._by_blocks(outputs, target, smoothing) if keep is None and is_hard(target) else {}
+        rest = [name for name in self.losses if name not in found]
+        if rest and smoothing is not None:
+            target, keep = soften(target, outputs.logits.shape[1], smoothing)
+        whole = {field: outputs.at(size, field) for field in sorted({self.fields[name] for name in rest})}
+        found |= {name: self.losses[name](whole[self.fields[name]], target, keep) for name in rest}
+        return {name: found[name] for name in self.losses}
+
+    def _by_blocks(self, outputs: Outputs, target: Tensor, smoothing: LabelSmoothing | None) -> dict[str, Tensor]:
+        if not by_blocks(outputs.logits):
+            return {}
+        hard, keep = smoothing is None, target != IGNORE
+        soft = None if smoothing is None else Smoothed(smoothed_pixels(target, smoothing), smoothing.epsilon)
+        wanted = {name: names for name, loss in self.losses.items() if (names := loss.wanted(hard)) is not None}  # type: ignore[operator]
+        groups: dict[tuple[str, float], list[str]] = {}
+        for name in wanted:
+            temperature = getattr(self.losses[name].config, "temperature", 1.0)
+            groups.setdefault((self.fields[name], temperature), []).append(name)
+        found: dict[str, Tensor] = {}
+        for (field, temperature), names in groups.items():
+            union = frozenset().union(*(wanted[name] for name in names))
+            seen = sums(outputs, target, keep, union, field=field, soft=soft, student_temperature=temperature)
+            found |= {name: self.losses[name].from_sums(seen, hard) for name in names}  # type: ignore[operator]
+        return found
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Weighted sum; every loss sees the same logits ``B K *``."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from kd.distributed import max_over_ranks, sum_over_ranks
 from kd.keywords import keywords
 from kd.losses.loss import Loss, check_classes, class_weight_buffer, is_hard, kept_pixels, one_hot
-from kd.types import full_precision
+from kd.losses.streamed import Sums
+from kd.types import IGNORE, full_precision
 
 Active = Literal["present", "label", "all", "prob", "both"] | tuple[int, ...]
 
@@ -121,6 +122,35 @@ class JaccardMetricLoss(Loss):
         super().check(classes)
         for mode in (self.config.active_hard, self.config.active_soft):
             _check_listed(mode, classes)
+
+    def wanted(self, hard: bool) -> frozenset[str] | None:
+        """See :meth:`Loss.wanted`."""
+        config = self.config
+        if config.norm != 1 or config.ignore_index != IGNORE:
+            return None
+        mode = config.active_hard if hard else config.active_soft
+        peak = {"present": "peak q", "label": "peak q", "prob": "peak p", "both": "peak p + y" if hard else "peak p + q"}
+        evidence = {peak[mode]} if isinstance(mode, str) and mode != "all" else set()
+        overlap = {"hard"} if hard else {"soft", "product"} if config.form == "jml2" else {"soft"}
+        return frozenset(overlap | evidence)
+
+    def from_sums(self, sums: Sums, hard: bool) -> Tensor:
+        """See :meth:`Loss.from_sums`."""
+        overlap, targets = (sums.hard, sums.labels) if hard else (sums.soft, sums.targets)
+        tp = sums.product if self.config.form == "jml2" and not hard else overlap
+        counts = Cardinalities(tp, sums.mass - overlap, targets - overlap)
+        check_classes(self.class_weights, tp.shape[1])
+        return self._reduce(counts, self._active(sums, hard)).to(sums.dtype)
+
+    def _active(self, sums: Sums, hard: bool) -> Tensor:
+        mode = self.config.active_hard if hard else self.config.active_soft
+        _check_listed(mode, sums.mass.shape[1])
+        if not isinstance(mode, str) or mode == "all":
+            return active_classes(sums.mass[..., None], sums.mass[..., None], mode, 0)
+        labels = (sums.labels > 0).to(sums.mass) if hard else sums.peaks["q"]
+        both = sums.peaks["p + y" if hard else "p + q"]
+        peak = {"present": labels, "label": labels, "prob": sums.peaks["p"], "both": both}[mode]
+        return peak > self.config.threshold
 
     def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
         """Scalar; see :class:`Loss` for shapes. Exactly 0, with zero gradient, if no pixel is kept."""

@@ -9,11 +9,16 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.keywords import keywords
-from kd.losses.cross_entropy import cross_entropy
-from kd.losses.kl import soft_kl
+from kd.losses.cross_entropy import CrossEntropy, cross_entropy
+from kd.losses.kl import KL, soft_kl
+from kd.losses.loss import Loss, by_blocks
 from kd.losses.overlap import JaccardMetricLoss
+from kd.losses.streamed import sums
 from kd.methods.method import Method
 from kd.types import IGNORE, Outputs, Sizes
+
+HARD = ("ce", "ce_aux", "jaccard_hard")
+"""Terms on hard labels."""
 
 
 class JmlKd(Method):
@@ -50,6 +55,7 @@ class JmlKd(Method):
                 )
         self.needs = frozenset({"logits", "aux_logits"} if config.aux else {"logits"})
         self.jaccard = JaccardMetricLoss(**config.jaccard.model_dump())
+        self.ce, self.kl = CrossEntropy(), KL(temperature=config.temperature)
 
     @classmethod
     def terms_of(cls, config: Any) -> tuple[str, ...]:
@@ -58,6 +64,8 @@ class JmlKd(Method):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
+        if by_blocks(student.logits) and self.jaccard.wanted(True) is not None:
+            return self._by_blocks(student, teacher, target)
         size = (int(target.shape[-2]), int(target.shape[-1]))
         keep, temperature = target != IGNORE, self.config.temperature
         logits = student.at(size)
@@ -75,6 +83,28 @@ class JmlKd(Method):
             soft_aux = self._teacher(teacher, size, "aux_logits")
             terms["kl_aux"] = soft_kl(aux, soft_aux, keep, temperature=temperature)
         return terms
+
+    def _by_blocks(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
+        """The same without maps of the labels' resolution. At T = 1 one look at the pixels serves all terms of a head."""
+        config, keep, terms = self.config, target != IGNORE, dict[str, Tensor]()
+        tempered = {"kl", "kl_aux", *(["jaccard_soft"] if config.temper_student else [])}
+        for field in ("logits", "aux_logits") if config.aux else ("logits",):
+            names = [name for name in self.terms if name.endswith("_aux") == (field == "aux_logits")]
+            looks: dict[float, list[str]] = {}
+            for name in names:
+                looks.setdefault(config.temperature if name in tempered else 1.0, []).append(name)
+            for own, seen_together in looks.items():
+                wanted = frozenset[str]().union(*(self._wanted(name) for name in seen_together))
+                knobs = {"temperature": config.temperature, "student_temperature": own}
+                seen = sums(student, target, keep, wanted, field=field, soft=teacher, **knobs)
+                terms |= {name: self._loss(name).from_sums(seen, name in HARD) for name in seen_together}
+        return {name: terms[name] for name in self.terms}
+
+    def _wanted(self, term: str) -> frozenset[str]:
+        return self._loss(term).wanted(term in HARD) or frozenset()
+
+    def _loss(self, term: str) -> Loss:
+        return self.jaccard if term.startswith("jaccard") else self.kl if term.startswith("kl") else self.ce
 
     def _teacher(self, teacher: Outputs, size: tuple[int, int], field: str) -> Tensor:
         return (teacher.at(size, field).detach() / self.config.temperature).softmax(1)

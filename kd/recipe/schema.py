@@ -101,7 +101,8 @@ class Tracking(Config):
 class Machine(Config):
     """What does not change the numbers: processes, logging, files. No part of the fingerprint.
 
-    ``absent_classes``: training images in which a class has no pixel are refused, or allowed.
+    ``maps``: losses made of sums over pixels take maps of the labels' size by blocks of rows, or whole (auto: blocks on CPUs),
+    which is the same up to rounding. ``absent_classes``: training images in which a class has no pixel are refused, or allowed.
     """
 
     device: str = "auto"
@@ -112,6 +113,7 @@ class Machine(Config):
     checkpoint_every: int = Field(500, ge=1)
     previews: int = Field(4, ge=0)
     compile: bool = False
+    maps: Literal["auto", "blocks", "whole"] = "auto"
     channels_last: bool = True
     absent_classes: Literal["refuse", "allow"] = "refuse"
     wandb: Tracking = Tracking()
