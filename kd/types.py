@@ -59,12 +59,15 @@ def check_image(image: Tensor) -> None:
     """Refuse what is no batch of RGB images as networks and teachers take them.
 
     Raises:
+        TypeError: it is no tensor.
         ValueError: it is not ``B 3 H W``, or floats lie outside [0, 1].
     """
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image is a {type(image).__name__}; it must be a tensor B 3 H W, of a Batch its image")
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(
-            f"image is {tuple(image.shape)}; it must be B 3 H W, RGB: add the batch's axis with image[None], repeat one "
-            "channel with image.expand(-1, 3, -1, -1)"
+            f"image is {tuple(image.shape)}; it must be B 3 H W, RGB, channels first. For one image add the batch's axis, "
+            "image[None]; for one channel repeat it, image.expand(-1, 3, -1, -1)"
         )
     if image.is_floating_point() and not torch.compiler.is_compiling():
         low, high = (float(value) for value in image.detach().aminmax())
@@ -111,6 +114,10 @@ class Sizes:
     pyramid: tuple[int, ...] = ()
     pyramid_strides: tuple[int, ...] = ()
     grid: tuple[int, int] = (0, 0)
+
+    def on_crop(self, height: int, width: int) -> Sizes:
+        """With the grid of the logits of images of this size, which critics (SKD, IFVD) must know where images are small."""
+        return replace(self, grid=(-(-height // self.stride), -(-width // self.stride)))
 
     @property
     def fields(self) -> frozenset[str]:

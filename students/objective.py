@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
 from kd.config import ConfigError
@@ -64,18 +62,13 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
     task = Mixture(terms) if terms else None
     method: Method | None = None
     if recipe.method is not None and teacher is not None:
-        method = build_method(recipe.method, *(on_crop(sizes, recipe.augmentation.crop) for sizes in (student.sizes, teacher)))
+        crop = recipe.augmentation.crop
+        method = build_method(recipe.method, student.sizes.on_crop(*crop), teacher.on_crop(*crop))
     names = [*(recipe.loss or {}), *(method.terms if method else ())]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
     return Objective(student, task, recipe.labels, method, recipe.run.maps)
-
-
-def on_crop(sizes: Sizes, crop: tuple[int, int]) -> Sizes:
-    """Sizes with the grid of the logits of a training crop (H, W)."""
-    height, width = (-(-side // sizes.stride) for side in crop)
-    return replace(sizes, grid=(height, width))
 
 
 def _fitting(term: str, loss: Loss, classes: int) -> Loss:

@@ -109,7 +109,7 @@ class Trainer:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             outputs = self.teacher(batch) if self.teacher is not None else None
             terms = self.wrapped(batch, outputs)
-            total = weighted_sum(terms, self.recipe.weights)
+            total = weighted_sum(terms, {name: self.recipe.weights[name] for name in terms})
         finite, labelled = torch.stack([total.detach().isfinite(), (batch.target != IGNORE).any()]).tolist()
         if not labelled:
             self._warn_unlabelled(batch)

@@ -372,10 +372,10 @@ def test_the_loop_of_the_readme_runs_and_leaves_a_student(page: dict[str, Any], 
     assert 0 < page["printed"] < 100
     assert len(block("python", "RunTeacher(").splitlines()) <= 36
     Image.new("RGB", (96, 64)).save(tmp_path / "photo.png")
-    done = call("predict", "mine", "photo.png", "--output", "out")
+    done = call("predict", "my_student", "photo.png", "--output", "out")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("out/labels/*.png"))
-    assert isinstance(load_network("mine")[0], Network)
+    assert isinstance(load_network("my_student")[0], Network)
 
 
 def test_any_module_teaches_as_the_readme_says(page: dict[str, Any]) -> None:

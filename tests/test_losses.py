@@ -604,11 +604,15 @@ def test_terms_and_weights_must_match(weights: dict[str, float], message: str) -
     check_weights(["ce", "kl"], {"ce": 1, "kl": 0})
 
 
-def test_a_weighted_sum_needs_all_weights_but_may_lack_terms() -> None:
+def test_a_weighted_sum_needs_a_weight_for_each_term_and_a_term_for_each_weight() -> None:
     terms = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}
-    assert weighted_sum(terms, {"a": 1, "b": 10, "c": 5}) == 32
+    assert weighted_sum(terms, {"a": 1, "b": 10}) == 32
     with pytest.raises(ConfigError, match=r"weights\.b: is missing"):
         weighted_sum(terms, {"a": 1})
+    with pytest.raises(ConfigError, match=r"weights\.c: nothing computes 'c' \(terms: a, b\)"):
+        weighted_sum(terms, {"a": 1, "b": 10, "c": 5})
+    with pytest.raises(ConfigError, match="there are none"):
+        weighted_sum({}, {})
 
 
 # ---------------------------------------------------------------------------------------------- JML-KD and plain KD

@@ -17,7 +17,7 @@ from kd.metrics.calibration import Calibration, calibrate
 from kd.metrics.counts import Counts, P, count
 from kd.metrics.foreground import Levels, levels
 from kd.metrics.scores import summarise
-from kd.types import Batch
+from kd.types import Batch, Outputs
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,19 @@ def evaluate(
         thresholds: also collect the foreground's probabilities; only for two classes.
 
     Raises:
-        ValueError: a label is no class and not 255, ids are missing or shared by different images, or the logits have
-            another shape than ``B K H W``.
+        TypeError: a batch is no ``Batch``, or the network gives no ``Outputs``.
+        ValueError: the network is in train mode, a label is no class and not 255, ids are missing or shared by different
+            images, the logits have another shape than ``B K H W``, or ``thresholds`` are asked of more than two classes.
         FloatingPointError: logits are not finite.
     """
+    if thresholds and classes != 2:
+        raise ValueError(f"thresholds: part two classes, foreground and background; here there are {classes}")
+    network, teacher = _resting(network), None if teacher is None else _resting(teacher)
     counts, gaps, cases = [Counts.empty(classes)], [Calibration.empty(classes)], [Agreement.empty(classes)]
     shares = [Levels.empty()]
     for batch in batches:
+        if not isinstance(batch, Batch):
+            raise TypeError(f"a batch is a {type(batch).__name__}; give kd.types.Batch(image, target, ids=names)")
         logits = _logits(network, batch, classes, predictor)
         taught = _logits(teacher, batch, classes, predictor) if teacher else [None] * len(batch)
         for image, other, target, name in zip(logits, taught, batch.target, batch.ids, strict=True):
@@ -84,6 +90,20 @@ def evaluate(
         _everywhere(cases).once() if teacher else None,
         _everywhere(shares).once() if thresholds else None,
     )
+
+
+def _resting(network: Network) -> Network:
+    """The network, once it is clear that looking does not change it; what it gives is looked at."""
+    if getattr(network, "training", False):
+        raise ValueError("the network is in train mode, in which it would learn statistics of these images; call .eval() first")
+
+    def look(image: Tensor) -> Outputs:
+        found = network(image)
+        if not isinstance(found, Outputs):
+            raise TypeError(f"the network gives a {type(found).__name__}; wrap its logits: kd.types.Outputs(logits)")
+        return found
+
+    return look
 
 
 def _everywhere(parts: Sequence[P]) -> P:

@@ -3,7 +3,7 @@
 from kd.losses.build import build_loss
 from kd.losses.cross_entropy import CrossEntropy
 from kd.losses.kl import KL
-from kd.losses.label_smoothing import LabelSmoothing
+from kd.losses.label_smoothing import LabelSmoothing, soften
 from kd.losses.loss import Loss
 from kd.losses.lovasz import LovaszSoftmax
 from kd.losses.mixture import Mixture, weighted_sum
@@ -18,5 +18,6 @@ __all__ = [
     "LovaszSoftmax",
     "Mixture",
     "build_loss",
+    "soften",
     "weighted_sum",
 ]

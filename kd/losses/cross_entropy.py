@@ -14,6 +14,7 @@ from torch import Tensor
 from kd.keywords import keywords
 from kd.losses.loss import (
     Loss,
+    NonNegative,
     check_classes,
     class_weight_buffer,
     global_mean,
@@ -59,7 +60,7 @@ class CrossEntropy(Loss):
         """``gamma`` > 0 makes it focal; ``class_weights`` one per class."""
 
         gamma: float = Field(default=0.0, ge=0)
-        class_weights: tuple[float, ...] | None = None
+        class_weights: tuple[NonNegative, ...] | None = None
 
     class_weights: Tensor | None
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kd.keywords import keywords
-from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot
+from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot, pixel_mask
 from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
 
@@ -45,7 +45,7 @@ def logit_kl(student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, te
     The CIRKD repository's definition. The others follow by a factor: IFVD and the official CWD code ``1 / (K T^2)``, mmrazor
     ``h w``, SKD ``B`` (as soft cross-entropy at T = 1, which adds the teacher's entropy and leaves the gradient alone).
     """
-    mask = kept_pixels(student, teacher, keep, None)
+    mask = pixel_mask(student, teacher, keep, None)
     with torch.autocast(student.device.type, enabled=False):
         log_p = (full_precision(student) / temperature).log_softmax(1)
         log_q = (full_precision(teacher.detach()) / temperature).log_softmax(1)

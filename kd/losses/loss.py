@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import Named, validate
 from kd.distributed import sum_over_ranks
 from kd.types import IGNORE
+
+LEEWAY = 0.01
+"""By how much the sum of soft labels may differ from 1, as in half precision."""
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Loss(nn.Module):
@@ -109,11 +114,18 @@ def kept_pixels(logits: Tensor, target: Tensor, keep: Tensor | None, ignore_inde
     """The mask ``B *`` of pixels that count.
 
     Raises:
-        ValueError: shapes do not fit, or a label that counts is no class.
+        ValueError: shapes do not fit, or a label that counts is no class, or, soft, no probability.
     """
-    mask = _mask(logits, target, keep, ignore_index)
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits are {tuple(logits.shape)}, of one class; a pixel is one of several: give one thing on a background two "
+            "channels, background and foreground"
+        )
+    mask = pixel_mask(logits, target, keep, ignore_index)
     if is_hard(target):
         check_labels(target, mask, logits.shape[1], ignore_index)
+    else:
+        check_soft_labels(target, mask)
     return mask
 
 
@@ -134,7 +146,26 @@ def check_labels(target: Tensor, mask: Tensor, classes: int, ignore_index: int |
         )
 
 
-def _mask(logits: Tensor, target: Tensor, keep: Tensor | None, ignore_index: int | None) -> Tensor:
+def check_soft_labels(target: Tensor, mask: Tensor) -> None:
+    """Refuse soft labels that count and are no probabilities, such as logits; not inside :func:`checked_labels`.
+
+    Raises:
+        ValueError: naming what they are.
+    """
+    if _CHECKED.get() or not mask.any():
+        return
+    kept = target.detach().movedim(1, -1)[mask].float()
+    low, sums = float(kept.amin()), kept.sum(-1)
+    least, most = float(sums.amin()), float(sums.amax())
+    if not (low >= -LEEWAY and abs(least - 1) <= LEEWAY and abs(most - 1) <= LEEWAY):
+        raise ValueError(
+            f"target: soft labels are probabilities, 0 or more and 1 together; here the least is {low:.3g}, and those of a "
+            f"pixel sum up to {least:.3g} to {most:.3g}. Give logits.softmax(1), or keep= where pixels have none"
+        )
+
+
+def pixel_mask(logits: Tensor, target: Tensor, keep: Tensor | None, ignore_index: int | None) -> Tensor:
+    """The mask ``B *`` of pixels that count, of a target that is not looked at."""
     pixels = logits.shape[:1] + logits.shape[2:]
     expected = pixels if is_hard(target) else logits.shape
     if target.shape != expected:

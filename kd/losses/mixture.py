@@ -37,9 +37,11 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     """``sum of weight * term``.
 
     Raises:
-        ConfigError: a term has no weight.
+        ConfigError: a term has no weight, or a weight no term.
     """
-    check_weights(terms, {name: weight for name, weight in weights.items() if name in terms})
+    check_weights(terms, weights)
+    if not terms:
+        raise ConfigError("terms: there are none; a loss or method gives them by name")
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kd.distributed import max_over_ranks, sum_over_ranks
 from kd.keywords import keywords
-from kd.losses.loss import Loss, check_classes, class_weight_buffer, is_hard, kept_pixels, one_hot
+from kd.losses.loss import Loss, NonNegative, check_classes, class_weight_buffer, is_hard, kept_pixels, one_hot
 from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
 
@@ -102,7 +102,7 @@ class JaccardMetricLoss(Loss):
         active_hard: Active = "present"
         active_soft: Active = "all"
         threshold: float = Field(default=0.01, ge=0)
-        class_weights: tuple[float, ...] | None = None
+        class_weights: tuple[NonNegative, ...] | None = None
 
         @model_validator(mode="after")
         def _reduces_somehow(self) -> Any:
@@ -165,8 +165,8 @@ class JaccardMetricLoss(Loss):
         mode = config.active_hard if is_hard(target) else config.active_soft
         _check_listed(mode, classes)
         q = one_hot(target, classes) if is_hard(target) else target.detach()
-        p = probability.where(mask, 0).reshape(*probability.shape[:2], -1)
-        q = q.to(probability.dtype).where(mask, 0).reshape(p.shape)
+        p = probability.where(mask, 0).flatten(2)
+        q = q.to(probability.dtype).where(mask, 0).flatten(2)
         sums = cardinalities(p, q, config.norm, config.form)
         return self._reduce(sums, active_classes(p, q, mode, config.threshold))
 

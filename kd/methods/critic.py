@@ -92,8 +92,8 @@ class Critic(nn.Module):
         if min(scores.shape[-2:]) < least:
             raise ValueError(
                 f"score maps of {scores.shape[-2]}x{scores.shape[-1]} are too small for a critic that halves them "
-                f"{len(self.convs)} times and needs {least}x{least}; tell the method the maps' size, Sizes(..., grid=(h, w)), "
-                "and it halves them less often"
+                f"{len(self.convs)} times and needs {least}x{least}; build the method with the teacher's "
+                "sizes on your images, teacher.sizes.on_crop(H, W), and it halves them less often"
             )
         maps, first = self.norm(scores), len(self.convs) - len(self.attention)
         for number, conv in enumerate(self.convs):

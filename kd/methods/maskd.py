@@ -108,7 +108,8 @@ class MasKD(Method):
         self.stages = (DISTIL,)
         if config.tokens is None:
             self.stages = (Stage("tokens", share=config.share, trains_student=False), DISTIL)
-        self.enter(self.stages[0])
+        self._begin(self.stages[0])
+        self.entered = len(self.stages) == 1
 
     @classmethod
     def terms_of(cls, config: Any) -> tuple[str, ...]:
@@ -118,11 +119,25 @@ class MasKD(Method):
 
     def enter(self, stage: Stage) -> None:
         """Tokens learn in their own stage only."""
+        self._begin(stage)
+        self.entered = True
+
+    def _begin(self, stage: Stage) -> None:
         self.learning = not stage.trains_student
         self.tokens.requires_grad_(self.learning)
 
     def forward(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
-        """The terms of the stage."""
+        """The terms of the stage.
+
+        Raises:
+            ValueError: no stage has been entered, so that tokens would be learnt for ever.
+        """
+        if not self.entered:
+            told = ", then ".join(f"{stage.name} ({stage.share:g})" for stage in self.stages)
+            raise ValueError(
+                f"MasKD has the stages {told}, in shares of the student's steps; call method.enter(stage) when each of "
+                "method.stages begins, and weigh the terms of each"
+            )
         if self.learning or student is None:
             return self._learn(teacher, target)
         terms = {}

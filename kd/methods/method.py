@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
+from kd.losses.loss import check_labels, checked_labels, is_hard
 from kd.schedules import OptimizerConfig
-from kd.types import Outputs, Sizes, Stage
+from kd.types import IGNORE, Outputs, Sizes, Stage
 
 
 class Method(nn.Module):
@@ -42,6 +43,11 @@ class Method(nn.Module):
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__()
+        if student.classes != teacher.classes:
+            raise ConfigError(
+                f"method: the student has {student.classes} classes, the teacher {teacher.classes}; both must know the same "
+                "ones, in the same order"
+            )
         self.config = config
         self.student = student
         self.teacher = teacher
@@ -86,8 +92,14 @@ class Method(nn.Module):
             )
 
     def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
-        """:meth:`forward`, outside autocast: a method computes in float32, see ``kd.methods.maps``."""
-        with torch.autocast(teacher.logits.device.type, enabled=False):
+        """:meth:`forward`, outside autocast: a method computes in float32, see ``kd.methods.maps``.
+
+        Raises:
+            TypeError: what the networks gave is no ``Outputs``, or the labels are no integers.
+            ValueError: they are of different batches, or a label is neither a class nor 255.
+        """
+        target = _fitting_labels(student, teacher, target)
+        with torch.autocast(teacher.logits.device.type, enabled=False), checked_labels():
             return super().__call__(student, teacher, target)
 
     def forward(self, student: Any, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
@@ -101,9 +113,35 @@ class Method(nn.Module):
         """Modules with an optimizer of their own; all other parameters join the student's optimizer."""
         return {}
 
+    def joint_parameters(self) -> list[nn.Parameter]:
+        """Those that are trained with the student, by its optimizer: all but the players'."""
+        owned = {id(parameter) for module, _ in self.players().values() for parameter in module.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in owned]
+
     def enter(self, stage: Stage) -> None:
         """Called when a stage begins, also on resuming inside it."""
 
     def keeps(self) -> Mapping[str, Tensor]:
         """What other runs may want to load; written as ``method.safetensors`` when the run has finished."""
         return {}
+
+
+def _fitting_labels(student: Any, teacher: Any, target: Tensor) -> Tensor:
+    """The labels as int64, once it is clear that all three belong together."""
+    for role, outputs in (("student", student), ("teacher", teacher)):
+        if not isinstance(outputs, Outputs) and (role == "teacher" or outputs is not None):
+            raise TypeError(
+                f"{role} is a {type(outputs).__name__}; a method takes what networks of this package give, or "
+                "kd.types.Outputs(logits)"
+            )
+    batches = [len(outputs.logits) for outputs in (student, teacher) if outputs is not None]
+    if target.ndim != 3 or set(batches) != {len(target)}:
+        raise ValueError(
+            f"labels are {tuple(target.shape)}, and the networks looked at {' and '.join(map(str, batches))} images; labels "
+            "are B H W, of the same images as both networks' outputs"
+        )
+    if not is_hard(target):
+        raise TypeError(f"labels are {target.dtype}; they are integers: classes, and {IGNORE} for pixels without one")
+    labels = target.long()
+    check_labels(labels, labels != IGNORE, teacher.logits.shape[1], IGNORE)
+    return labels

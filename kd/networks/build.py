@@ -38,18 +38,53 @@ def build_network(config: Any, classes: int) -> Network:
 
 
 def save_network(network: Network, folder: str | Path, name: str, facts: Mapping[str, Any]) -> None:
-    """Write ``name.safetensors`` (weights) and ``name.yaml`` (configuration and facts, of which ``classes`` is a must)."""
-    folder = Path(folder)
+    """Write ``name.safetensors`` (weights) and ``name.yaml`` (configuration and facts, of which ``classes`` is a must).
+
+    Raises:
+        InputError: it is no network of :mod:`kd.networks` (wrapped by torch.compile or for several devices or not), or the
+            facts could not be read again. Nothing is written then.
+    """
+    network, folder = _unwrapped(network), Path(folder)
+    text = _card_text(network, facts)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     partial = folder / f".{name}.safetensors.partial"
     save_file(weights, partial)
     partial.chmod(0o644)  # safetensors writes for the owner alone; a colleague's run may want this teacher
     partial.replace(folder / f"{name}.safetensors")
-    card = {"network": network.config.model_dump(mode="json"), **facts}
     partial = folder / f".{name}.yaml.partial"
-    partial.write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(folder / f"{name}.yaml")
+
+
+def _unwrapped(network: Any) -> Network:
+    """What torch.compile, DataParallel and DistributedDataParallel wrap."""
+    while not isinstance(network, Network):
+        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+        if inner is None:
+            raise InputError(
+                f"network: is a {type(network).__name__}, and only networks of kd.networks can be loaded again by their card; "
+                "save others by torch.save(network.state_dict(), path)"
+            )
+        network = inner
+    return network
+
+
+def _card_text(network: Network, facts: Mapping[str, Any]) -> str:
+    """The card as YAML, once it is clear that it can be loaded again."""
+    names = facts.get("classes")
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"facts: classes is {names!r}; give the names of the classes, in order: {{'classes': [...]}}")
+    if len(set(names)) != network.classes or len(names) != network.classes:
+        raise InputError(f"facts: classes are {list(names)}; the network has {network.classes}, each with a name of its own")
+    if "network" in facts:
+        raise InputError("facts: has the key network, which is the card's own; call it otherwise")
+    card = {"network": network.config.model_dump(mode="json"), **facts, "classes": list(names)}
+    try:
+        return yaml.safe_dump(card, sort_keys=False)
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"facts: cannot be written as YAML ({reason}); give numbers, texts, lists and mappings") from None
 
 
 def _card(file: Path) -> dict[str, Any]:

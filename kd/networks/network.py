@@ -113,6 +113,8 @@ class Network(nn.Module, ABC):
 
     def __init__(self, config: Any, classes: int) -> None:
         super().__init__()
+        if not isinstance(classes, int) or classes < 2:
+            raise ConfigError(f"classes: is {classes!r}; give their number, 2 or more (one thing and its background are two)")
         self.config, self.classes = config, classes
         self.backbone = build_backbone(config)
         info = self.backbone.feature_info
@@ -157,7 +159,8 @@ class Network(nn.Module, ABC):
             ValueError: the image is not ``B 3 H W``, or holds floats outside [0, 1].
         """
         check_image(image)
-        scaled = image.to(self.mean.dtype) / 255 if image.dtype == torch.uint8 else image
+        scaled = image.to(self.mean.dtype)
+        scaled = scaled / 255 if image.dtype == torch.uint8 else scaled
         pyramid = levels_of(self.backbone, (scaled - self.mean) / self.std)
         logits, embedding = self.head(pyramid)
         aux = self.aux_head(pyramid[-2]) if self.aux_head is not None else None

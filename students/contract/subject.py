@@ -12,10 +12,10 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.distributed import rank
+from kd.methods.build import build_method
 from kd.methods.method import Method
 from kd.seeds import seed_everything
 from kd.types import IGNORE, Outputs, Sizes, Stage
-from students.objective import build_method, on_crop
 
 CLASSES, STRIDE, CROP = 5, 8, (64, 80)
 STUDENT = Sizes(CLASSES, STRIDE, 6, True, (4, 8), (4, 8))
@@ -106,7 +106,7 @@ class Subject:
     def method(self, teacher: Sizes | None = None, crop: tuple[int, int] = CROP) -> Method:
         """The method for a pair of networks, the same at each call."""
         seed_everything("contract", "method")
-        return build_method(self.config, on_crop(STUDENT, crop), on_crop(teacher or self.teacher, crop)).train()
+        return build_method(self.config, STUDENT.on_crop(*crop), (teacher or self.teacher).on_crop(*crop)).train()
 
 
 def subject(config: Any) -> Subject:
