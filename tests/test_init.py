@@ -135,6 +135,14 @@ LAYOUTS: dict[str, tuple[Callable[[int], tuple[str, str]], str, str, tuple[str, 
         "{split}_masks",
         ("train", "Test"),
     ),
+    "splits by other names": (
+        lambda n: (
+            (f"01_Train_Set/rgb/{n}.png", f"01_Train_Set/gt/{n}.png") if n < 9 else (f"Valid/rgb/{n}.png", f"Valid/gt/{n}.png")
+        ),
+        "{split}/rgb",
+        "{split}/gt",
+        ("train", "Valid"),
+    ),
     "one folder": (lambda n: (f"{n}.png", f"{n}_mask.png"), ".", ".", CUT),
     "a suffix": (lambda n: (f"photos/{n}.png", f"labels/{n}_gt.png"), "photos", "labels", CUT),
     "no known name": (lambda n: (f"mine/{n}.png", f"hand made/{n}.png"), "mine", "hand made", CUT),
@@ -183,6 +191,54 @@ def test_names_are_taken_from_where_they_are_written_down(tmp_path: Path) -> Non
     of_camvid = np.array(CamVid.colours, np.uint8)
     root = folder(tmp_path / "c", lambda path, labels, _: put(path, of_camvid[labels + 3]), usual)
     assert {one.name for one in seen(root).coding.classes} == set(CamVid.classes[3:6])
+
+
+def test_no_checkpoint_is_chosen_on_test_where_there_is_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spellings = (("Train", "Valid", "Test"), ("trn", "dev", "holdout"), ("training_set", "test_set", "val_set"))
+    for number, names in enumerate(spellings):
+        (tmp_path / f"w{number}").mkdir()
+        monkeypatch.chdir(tmp_path / f"w{number}")
+        root = folder(
+            tmp_path / str(number),
+            lambda path, labels, _: put(path, labels),
+            lambda n, names=names: (f"{names[n % 3]}/images/{n}.png", f"{names[n % 3]}/masks/{n}.png"),
+        )
+        recipe = declared(root, tmp_path / f"w{number}")
+        told = recipe.evaluation.select.lower(), recipe.evaluation.report.lower()
+        assert told in (("valid", "test"), ("dev", "holdout"), ("val_set", "test_set"))
+        assert sum(seen(root).splits.values()) == 16
+
+
+def test_folders_that_are_left_out_are_told(tmp_path: Path) -> None:
+    folder(tmp_path / "data", MASKS["numbers"][0], usual)
+    folder(tmp_path / "data", MASKS["numbers"][0], lambda n: (f"more/images/{n}.png", f"more/masks/{n}.png"))
+    folder(tmp_path / "data", MASKS["numbers"][0], lambda n: (f"images/{n}x.png", f"masks/{n}x.png"))
+    done = call("init", "data", folder=tmp_path)
+    assert "note: not taken: more/images, more/masks (16)" in done.stdout
+    assert (
+        "splits cut by a hash of the names: train 22, val 5, test 5; the best is chosen on val, test is reported" in done.stdout
+    )
+    assert "note: val and test: fewer than 10 images" in done.stdout
+
+
+def test_two_meanings_of_white_are_refused(tmp_path: Path) -> None:
+    mixed = folder(tmp_path / "a", lambda path, m, n: put(path, ((m == 1) * (255 if n % 2 else 1)).astype(np.uint8)), usual)
+    with pytest.raises(InputError, match="8 masks hold the value 1 and 8 the value 255, none both"):
+        seen(mixed)
+    for stray in (254, 1):
+        root = folder(tmp_path / str(stray), MASKS["0 and 255"][0], usual)
+        mask = np.where(truth(0) == 1, 255, 0).astype(np.uint8)
+        mask[0, 0] = stray
+        put(root / "masks" / "0.png", mask)
+        with pytest.raises(InputError, match=f"in 1 pixels {stray}, too few to be a class beside so many of 255: stray"):
+            seen(root)
+
+
+def test_classes_of_a_recipe_are_replaced_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    declared(folder(tmp_path / "data", MASKS["numbers"][0], usual), tmp_path)
+    changed = load("mine/r18", ["ce", "data.classes={2: car, 0: background}", "data.ignore=1"])[0].data
+    assert changed.classes == ((2, "car"), (0, "background"))
 
 
 def test_what_cannot_be_told_is_refused(tmp_path: Path) -> None:

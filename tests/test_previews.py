@@ -53,6 +53,12 @@ def test_large_images_shrink_by_a_whole_divisor() -> None:
     assert picture.width < 3 * 560
 
 
+def test_thin_images_make_no_endless_picture() -> None:
+    for size in ((4000, 3), (200, 1), (3, 4000)):
+        picture = panel(torch.zeros(3, *size, dtype=torch.uint8), {"t": torch.zeros(size, dtype=torch.uint8)}, NAMES, COLOURS)
+        assert max(picture.size) < 1400
+
+
 def test_a_sheet_stacks_rows_under_one_header() -> None:
     one, three = (sheet([sample()] * n, NAMES, COLOURS) for n in (1, 3))
     assert one.width == three.width == panel(*sample(), NAMES, COLOURS).width

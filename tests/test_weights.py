@@ -104,7 +104,7 @@ except ConfigError as error:
 """
     text = python(script, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), TORCH_HOME=str(tmp_path))
     assert text.startswith("pretrained: weights of resnet18 are not to be had (")
-    assert "give pretrained=FILE, or pretrained=false" in text
+    assert "give student.pretrained=FILE, or student.pretrained=false" in text
     assert len(text.splitlines()) == 1
 
 

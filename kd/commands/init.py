@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+FEW = 10
+"""Images below which a split says little."""
 EPILOG = """examples:
   kd init ~/cracks                          writes recipes/cracks/r18.yaml and r34_teacher.yaml here, and checks the data
   kd init ~/cracks --name cracks_2027
@@ -49,9 +51,30 @@ def run(options: argparse.Namespace) -> None:
     write_text(target / "r18.yaml", head + pair(found, name))
     write_text(target / "r34_teacher.yaml", head + teacher(name))
     print(f"{target / 'r18.yaml'}, r34_teacher.yaml: written; {found.coding.words}; classes:")
-    print("  " + ", ".join(f"{one.name} {one.share:.1%}" for one in found.coding.classes[:12]))
+    print(*summary(found), sep="\n")
     check(name, target)
     print(f"next: kd train {name}/r18 ce")
+
+
+def summary(found: Any) -> list[str]:
+    """What was seen that a glance should confirm: classes, what is no label, splits, and what is left out."""
+    from kd.data.survey.recipe_text import chosen
+
+    coding, (select, report) = found.coding, chosen(found)
+    shown = ", ".join(f"{one.name} {one.share:.1%}" for one in coding.classes[:12])
+    lines = [f"  {shown}{f', ... ({len(coding.classes)})' if len(coding.classes) > 12 else ''}"]
+    if coding.ignore:
+        lines.append(f"  no label: {', '.join(map(str, coding.ignore))} ({coding.ignored:.1%} of the pixels)")
+    counts = ", ".join(f"{split} {count}" for split, count in found.splits.items())
+    how = "cut by a hash of the names" if found.cut else "as they are"
+    lines.append(f"splits {how}: {counts}; the best is chosen on {select}, {report} is reported")
+    if select == report:
+        lines.append(f"  note: {select} chooses and is reported; a further split would make the best checkpoint's score honest")
+    if few := [split for split, count in found.splits.items() if split != "train" and count < FEW]:
+        lines.append(f"  note: {' and '.join(few)}: fewer than {FEW} images, on which scores and choices say little")
+    return lines + [
+        f"  note: not taken: {other}; move them together, or say --images and --masks" for other in found.places.others
+    ]
 
 
 def check(name: str, target: Path) -> Any:

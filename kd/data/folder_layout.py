@@ -14,7 +14,8 @@ from kd.data.reading import SUFFIXES
 
 SPLIT = "{split}"
 USUAL = ("train", "val", "test")
-TRAINING = ("train", "training")
+TRAINING = re.compile(r"(\d+[_-]?)?(train|training|trn)([_-]?(set|data|split))?")
+"""What the folder of the split ``train`` may be called."""
 PORTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
@@ -71,7 +72,7 @@ class Layout:
         found = [name for name in names if (self.root / self.masks.replace(SPLIT, name)).is_dir()]
         if not found:
             raise ConfigError(f"data.images: no split has {self.images} and {self.masks}{self._there(self.root)}")
-        return {"train" if "train" not in found and name.lower() in TRAINING else name: name for name in found}
+        return {"train" if "train" not in found and TRAINING.fullmatch(name.lower()) else name: name for name in found}
 
     def pairs(self, split: str) -> list[Pair]:
         """The pairs of a split, by name or in the order of its list.

@@ -49,9 +49,8 @@ def evaluate(
 
     Args:
         network: already in eval mode.
-        batches: on the network's device; each sample has an id, unique in the data set. An image that several processes
-            (or the padding of a sampler) repeat is counted once, so the result does not depend on the number of
-            processes; some may have no batch at all.
+        batches: on the network's device; each sample has an id, unique in the data set. Images that several processes (or a
+            sampler's padding) repeat count once, so that results do not depend on the number of processes.
         classes: number of classes K, at most 255.
         calibration: also collect bins of confidence, for about the price of a softmax.
         teacher: a network to compare with, pixel by pixel; it sees the same images through the same predictor.
@@ -63,14 +62,10 @@ def evaluate(
             images, the logits have another shape than ``B K H W``, or ``thresholds`` are asked of more than two classes.
         FloatingPointError: logits are not finite.
     """
-    if thresholds and classes != 2:
-        raise ValueError(f"thresholds: part two classes, foreground and background; here there are {classes}")
     network, teacher = _resting(network), None if teacher is None else _resting(teacher)
     counts, gaps, cases = [Counts.empty(classes)], [Calibration.empty(classes)], [Agreement.empty(classes)]
     shares = [Levels.empty()]
     for batch in batches:
-        if not isinstance(batch, Batch):
-            raise TypeError(f"a batch is a {type(batch).__name__}; give kd.types.Batch(image, target, ids=names)")
         logits = _logits(network, batch, classes, predictor)
         taught = _logits(teacher, batch, classes, predictor) if teacher else [None] * len(batch)
         for image, other, target, name in zip(logits, taught, batch.target, batch.ids, strict=True):
@@ -113,6 +108,8 @@ def _everywhere(parts: Sequence[P]) -> P:
 
 
 def _logits(network: Network, batch: Batch, classes: int, predictor: Predictor) -> Tensor:
+    if not isinstance(batch, Batch):
+        raise TypeError(f"a batch is a {type(batch).__name__}; give kd.types.Batch(image, target, ids=names)")
     if len(batch.ids) != len(batch):
         raise ValueError(f"a batch of {len(batch)} images has {len(batch.ids)} ids; name each image, so that it counts once")
     logits = predictor(network, batch.image)

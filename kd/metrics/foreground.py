@@ -38,7 +38,13 @@ class Levels(PerImage):
 
 
 def levels(logits: Tensor, target: Tensor, name: str) -> Levels:
-    """The levels of one image called ``name``: ``logits`` float ``2 H W``, ``target`` integers ``H W``, 255 = ignored."""
+    """The levels of one image called ``name``: ``logits`` float ``2 H W``, ``target`` integers ``H W``, 255 = ignored.
+
+    Raises:
+        ValueError: there are not two classes.
+    """
+    if len(logits) != 2:
+        raise ValueError(f"thresholds: part two classes, foreground and background; here there are {len(logits)}")
     labels = target.flatten()
     kept = labels != IGNORE
     steps = torch.tensor([number / STEPS for number in range(1, STEPS)], device=logits.device)

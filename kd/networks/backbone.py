@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +126,8 @@ def _create(name: str, pretrained: bool, wishes: Mapping[str, Any], options: Map
     import timm
 
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **{**wishes, **options})
+        with _quiet():
+            return timm.create_model(name, features_only=True, pretrained=pretrained, **{**wishes, **options})
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
         refused = [key for key in wishes if f"'{key}'" in str(error)] or [key for key in wishes if key == "output_stride"]
         if not refused:
@@ -132,6 +135,20 @@ def _create(name: str, pretrained: bool, wishes: Mapping[str, Any], options: Map
         return _create(name, pretrained, {key: wishes[key] for key in wishes if key not in refused}, options)
     except (AttributeError, OSError, RuntimeError) as error:
         raise (_unavailable if pretrained else _refused)(name, options, error) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the hub's lines on each of its retries; what comes of them is told once."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _refused(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
@@ -150,7 +167,7 @@ def _unavailable(name: str, options: Mapping[str, Any], error: Exception) -> Con
         )
     return ConfigError(
         f"pretrained: weights of {name} are not to be had ({type(error).__name__}: {reason}); fill the Hugging Face cache on a "
-        "machine with network, give pretrained=FILE, or pretrained=false to train from scratch"
+        "machine with network, give student.pretrained=FILE, or student.pretrained=false to train from scratch"
     )
 
 

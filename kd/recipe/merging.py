@@ -1,7 +1,7 @@
 """YAML that extends other YAML: reading, merging, overriding, and keeping account of who set each key.
 
 Later files win key by key; ``null`` deletes what was inherited; a mapping that sets another ``name`` replaces the inherited
-one, since knobs of one class mean nothing to another. ``key=value`` overrides come last.
+one, since knobs of one class mean nothing to another, and so does one in ``WHOLE``. ``key=value`` overrides come last.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from kd.recipe.library import find, short
 
 Tree = dict[str, Any]
 Origins = dict[str, str]
+WHOLE = ("data.classes", "data.colours")
+"""Mappings that are one value: another one replaces them, since the order of its keys is that of the classes."""
 
 
 def read(path: Path, trail: tuple[Path, ...] = ()) -> tuple[Tree, Origins]:
@@ -92,7 +94,7 @@ def merge(base: Tree, new: Mapping[str, Any], origins: Origins, source: str | Or
     """Merge ``new`` into ``base`` in place, keeping account of who set each leaf."""
     for key, value in new.items():
         path = f"{prefix}{key}"
-        if value is None or not isinstance(value, Mapping) or not _continues(base.get(key), value):
+        if value is None or not isinstance(value, Mapping) or not _continues(path, base.get(key), value):
             base.pop(key, None)
             for stale in [name for name in origins if name == path or name.startswith(f"{path}.")]:
                 del origins[stale]
@@ -106,8 +108,8 @@ def merge(base: Tree, new: Mapping[str, Any], origins: Origins, source: str | Or
             origins[path] = source if isinstance(source, str) else source[path]
 
 
-def _continues(old: Any, new: Mapping[str, Any]) -> bool:
-    return isinstance(old, dict) and old.get("name", new.get("name")) == new.get("name", old.get("name"))
+def _continues(path: str, old: Any, new: Mapping[str, Any]) -> bool:
+    return path not in WHOLE and isinstance(old, dict) and old.get("name", new.get("name")) == new.get("name", old.get("name"))
 
 
 def origin(origins: Origins, path: str) -> str:

@@ -37,8 +37,9 @@ METHODS = {
 
 
 def dataset_label(recipe: Mapping[str, Any]) -> str:
-    """The name of the data set's file, or of the user's class."""
-    return _own(recipe["data"]["name"])
+    """The name of the data set's file, of a folder that it reads, or of the user's class."""
+    data = recipe["data"]
+    return Path(data["root"]).name if data["name"] == "folder" and data.get("root") else _own(data["name"])
 
 
 def student_label(recipe: Mapping[str, Any]) -> str:

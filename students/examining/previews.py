@@ -19,8 +19,8 @@ Sample = tuple[Tensor, Mapping[str, Tensor]]
 Panel = tuple[str, np.ndarray, Mapping[str, np.ndarray]]
 """Name, image uint8 ``H W 3``, label maps uint8 ``H W`` by title."""
 
-NARROWEST, WIDEST = 240, 640
-"""The width of one picture, in pixels, is brought into this range by whole factors where one exists."""
+NARROWEST, WIDEST, TALLEST = 240, 640, 960
+"""The sides of one picture, in pixels, are brought into this range by whole factors where one exists."""
 GAP, SWATCH = 10, 16
 PAPER, INK, DARK, LIGHT = (255, 255, 255), (32, 34, 38), (0, 0, 0), (96, 96, 96)
 TITLE, TEXT = 17, 15
@@ -170,10 +170,10 @@ def _photo(image: Tensor) -> Image.Image:
 
 def _display(width: int, height: int) -> tuple[int, int]:
     """The size in pixels at which a picture is shown: scaled by a whole factor up, or down by a whole divisor."""
-    if width < NARROWEST:
-        factor = -(-NARROWEST // width)
+    if width < NARROWEST and height < TALLEST:
+        factor = min(-(-NARROWEST // width), TALLEST // height)
         return width * factor, height * factor
-    divisor = -(-width // WIDEST)
+    divisor = max(-(-width // WIDEST), -(-height // TALLEST))
     return max(1, width // divisor), max(1, height // divisor)
 
 
@@ -209,9 +209,9 @@ def shrunk(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Where labels share a block, the one that is rarest in the picture is shown, if a line of it crosses the block.
     """
     factor = labels.shape[1] // size[0]
-    blocks = labels[: size[1] * factor, : size[0] * factor].reshape(size[1], factor, size[0], factor)
-    if blocks.shape != (size[1], factor, size[0], factor) or factor < 2:
+    if factor < 2 or factor != labels.shape[0] // size[1]:
         return _nearest(labels, size)
+    blocks = labels[: size[1] * factor, : size[0] * factor].reshape(size[1], factor, size[0], factor)
     found = _nearest(labels, size).copy()
     for label in _rarest_last(labels)[1:]:
         found[(blocks == label).mean((1, 3)) >= 1 / (2 * factor)] = label

@@ -73,7 +73,7 @@ def lines(found: Levels, wish: Wish, split: str, run: Path) -> Iterator[str]:
             yield f"  {percent / 100:12.2f}{cells}{'  best IoU and F1' if percent == chosen else ''}"
         command = f"{shlex.quote(str(run))} --threshold {chosen / 100:g}"
         yield f"predict with it: kd predict {command} PHOTOS"
-        yield f"report it on a split that has not chosen it: kd evaluate {command}"
+        yield f"report it on another split than {split}: kd evaluate {command} --split SPLIT"
 
 
 def best(found: Levels) -> int:

@@ -190,11 +190,11 @@ def _remarks(found: Audit, split: str, crop: tuple[int, int]) -> None:
     blank = [sample.name for sample in samples if sample.pixels is not None and not sample.pixels[:IGNORE].any()]
     if blank:
         found.notes.append(f"{split}: {len(blank)} images hold nothing but ignored pixels, first {', '.join(blank[:3])}")
-    cut = [sample.doubtful for sample in samples if sample.doubtful is not None]
+    cut = [sample.doubtful for sample in samples if sample.doubtful]
     if cut:
         found.notes.append(
-            f"{split}: masks are cut at a grey level; {sum(cut) / len(cut):.2%} of their pixels are neither dark nor bright, "
-            "and scores along edges say little"
+            f"{split}: masks are cut at a grey level; {sum(cut) / len(samples):.2%} of their pixels are neither dark nor "
+            "bright, and scores along edges say little"
         )
     if len({sample.size for sample in samples}) > 1:
         found.notes.append(f"{split}: images differ in size; keep evaluation.batch=1")

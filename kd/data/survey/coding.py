@@ -24,6 +24,8 @@ TWO_LEVELS = 0.9
 STEPS = (DARK, 60, 100, 140, 180, 256 - DARK)
 """Smoothed edges have levels in each of these spans."""
 NO_LABEL = (255, 65535)
+STRAY = 100
+"""A class with so many times less pixels than those that would be ignored is none."""
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -58,6 +60,8 @@ class Seen:
     greys: Counter[int] = field(default_factory=Counter)
     painted: bool = False
     kinds: Counter[str] = field(default_factory=Counter)
+    together: Counter[frozenset[int]] = field(default_factory=Counter)
+    """The numbers of a mask, by how many masks hold just these."""
     palettes: dict[int, set[Colour]] = field(default_factory=dict)
 
     @property
@@ -93,7 +97,9 @@ def _add(path: Path, seen: Seen) -> None:
         lossy, numbered = is_lossy(path, image), image.mode in NUMBERED
     seen.kinds["lossy" if lossy else "1 bit" if is_one_bit(path) else "numbers" if numbered else "colours"] += 1
     if numbered and not lossy:
-        seen.numbers.update(_counts(read_values(path)))
+        counts = _counts(read_values(path))
+        seen.numbers.update(counts)
+        seen.together[frozenset(counts)] += 1
         for value, colour in read_palette(path).items():
             seen.palettes.setdefault(value, set()).add(colour)
     try:
@@ -150,7 +156,8 @@ def _painted(seen: Seen, names: Mapping[Colour, str]) -> Coding:
             "make such. Export the masks again without smoothing, as PNG"
         )
     total, usual = seen.colours.total(), ["background", "foreground"] if set(seen.colours) == {BLACK, WHITE} else ["background"]
-    order = sorted(seen.colours, key=lambda colour: (colour != BLACK, -seen.colours[colour]))
+    written = list(names)
+    order = sorted(seen.colours, key=lambda c: (written.index(c) if c in names else len(names), c != BLACK, -seen.colours[c]))
     called = _named(len(order), (), usual if BLACK in seen.colours else [])
     pairs = zip(called, order, strict=True)
     found = [Class(names.get(colour, name), seen.colours[colour] / total, colour=colour) for name, colour in pairs]
@@ -164,10 +171,12 @@ def _numbered(seen: Seen, names: Sequence[str]) -> Coding:
     total = sum(numbers.values())
     ignore = [value for value in NO_LABEL if value in numbers and len(numbers) > 2]
     values = [value for value in numbers if value not in ignore]
+    _check_white(seen, numbers, values)
     if len(values) > FEW_COLOURS:
         raise InputError(
             f"masks hold {len(values)} different numbers ({values[0]} to {values[-1]}), too many to be classes: numbers of "
-            "objects, depth or heights? Masks must hold a class at each pixel"
+            "objects, depth or heights? Masks must hold a class at each pixel. Grey masks of one thing with smoothed edges are "
+            "cut, if you say so: kd check-data folder/r18 data.root=... 'data.classes=[background, crack]' data.threshold=128"
         )
     if names and max(values) < len(names):
         values = list(range(len(names)))
@@ -175,6 +184,24 @@ def _numbered(seen: Seen, names: Sequence[str]) -> Coding:
     called = _named(len(values), names, usual if 0 in values else [], values)
     found = [Class(name, numbers.get(v, 0) / total, number=v) for name, v in zip(called, values, strict=True)]
     return Coding("masks of class numbers", found, ignore, sum(numbers[value] for value in ignore) / total)
+
+
+def _check_white(seen: Seen, numbers: Mapping[int, int], values: Sequence[int]) -> None:
+    """Refuse masks in which 255 may mean a class in one file and no label in another, or is crossed by stray pixels."""
+    if 255 not in numbers or 255 in values or len(values) != 2:
+        return
+    other = max(values)
+    ones, whites = (sum(count for held, count in seen.together.items() if v in held) for v in (other, 255))
+    if other == 1 and not any({1, 255} <= held for held in seen.together):
+        raise InputError(
+            f"{ones} masks hold the value 1 and {whites} the value 255, none both, as if both meant the same thing. Write all "
+            "masks alike, 0 and 255; or, if 255 means no label here, take the template: kd recipes copy folder/r18"
+        )
+    if numbers[other] * STRAY < numbers[255]:
+        raise InputError(
+            f"masks hold 0, 255, and in {numbers[other]} pixels {other}, too few to be a class beside so many of 255: stray "
+            f"pixels? Mend these ({ones} masks), or take the template and say what the values mean: kd recipes copy folder/r18"
+        )
 
 
 def _named(count: int, names: Sequence[str], usual: Sequence[str], values: Sequence[int] = ()) -> list[str]:

@@ -25,16 +25,16 @@ def numbered(root: Path) -> list[str]:
     return []
 
 
-def coloured(root: Path, colours: Collection[Colour]) -> Mapping[Colour, str]:
-    """The names of colours, from the folder's ``labelmap.txt``, or as in the known data set that has them all."""
+def coloured(root: Path, colours: Collection[Colour]) -> tuple[Mapping[Colour, str], str]:
+    """The names of colours, in their order, and whose they are: the folder's ``labelmap.txt``, or a known data set's."""
     told = dict(_painted(_lines(root / COLOURED)))
     for known in KNOWN if not told else ():
         data = lookup("kd.data", known, "Dataset")
         names = dict(zip(data.colours, data.classes, strict=True))
         shared = names.keys() & set(colours)
         if len(shared) >= FEWEST and set(colours) <= {*shared, (0, 0, 0)}:
-            return names
-    return told
+            return names, known
+    return told, COLOURED
 
 
 def _lines(file: Path) -> list[str]:

@@ -21,7 +21,12 @@ MASKS = (
     "masks mask labels label annotations annotation annots annot gt gts groundtruth ground_truth segmentation segmentations "
     "segmentationclass targets target labelids seg"
 )
-SPLITS = "train training val valid validation dev test testing"
+SPLITS = {
+    "train": "train training trn",
+    "val": "val valid validation dev eval evaluation",
+    "test": "test testing tst holdout",
+}
+"""What folders of splits are called, by what they are for."""
 WORDS = {"image": IMAGES.split(), "mask": MASKS.split()}
 FEW_COLOURS = 64
 """A picture of more colours is no mask."""
@@ -31,12 +36,13 @@ LOOKED_AT = 3
 
 class Places(NamedTuple):
     """Folders of images and masks below the root, ``{split}`` where splits have their own, and what masks have behind the
-    image's stem; ``pairs`` counts the partners."""
+    image's stem; ``pairs`` counts the partners. ``others`` are further folders that pair up, and are not taken."""
 
     images: str
     masks: str
     suffix: str
     pairs: int
+    others: tuple[str, ...] = ()
 
 
 class Shelf(NamedTuple):
@@ -57,10 +63,13 @@ def find(root: Path) -> Places:
     if not found:
         there = "; ".join(f"{name or '.'}: {len(shelf.files)}" for name, shelf in list(shelves.items())[:8]) or "none"
         raise InputError(
-            f"{root}: holds no images and masks that pair up by name, such as images/7.jpg and masks/7.png (or 7_mask.png); "
-            f"pictures found: {there}. Say where they are: kd init FOLDER --images DIR --masks DIR"
+            f"{root}: holds no images and masks that pair up by name, such as images/7.jpg and masks/7.png, or 7_mask.png "
+            f"(what stands before the image's name, mask_7.png, is not read: rename such); pictures found: {there}. Say where "
+            "they are: kd init FOLDER --images DIR --masks DIR"
         )
-    return max(found, key=lambda one: (one.pairs, _clarity(one, shelves)))
+    best = max(found, key=lambda one: (one.pairs, _clarity(one, shelves)))
+    others = [one for one in found if not {one.images, one.masks} & {best.images, best.masks} and _clarity(one, shelves)[0]]
+    return best._replace(others=tuple(f"{one.images}, {one.masks} ({one.pairs})" for one in others))
 
 
 def _shelves(root: Path) -> dict[str, Shelf]:
@@ -89,14 +98,24 @@ def _template(folders: Sequence[str]) -> tuple[str, str, int, str]:
 
 def _word(folder: str) -> tuple[str, str, str]:
     """What a folder's name says, the name with ``{split}`` in it, and the split that it names."""
-    low = folder.lower()
-    for split in sorted(SPLITS.split(), key=len, reverse=True):
-        for form in (rf"(?P<split>{split})[_-]?(?P<rest>.*)", rf"(?P<rest>.*?)[_-]?(?P<split>{split})"):
-            match = re.fullmatch(form, low)
-            if match and (not match["rest"] or _kind(match["rest"])):
-                start, end = match.span("split")
-                return _kind(match["rest"]), folder[:start] + SPLIT + folder[end:], folder[start:end]
+    low, words = folder.lower(), _decorated(" ".join(SPLITS.values()))
+    for form in (rf"(?P<split>{words})[_-]?(?P<rest>.*)", rf"(?P<rest>.*?)[_-]?(?P<split>{words})"):
+        match = re.fullmatch(form, low)
+        if match and (not match["rest"] or _kind(match["rest"])):
+            start, end = match.span("split")
+            return _kind(match["rest"]), folder[:start] + SPLIT + folder[end:], folder[start:end]
     return _kind(low), folder, ""
+
+
+def _decorated(words: str) -> str:
+    """A pattern of these words, also as in ``01_train`` and ``train_set``; longer ones first."""
+    longest = "|".join(sorted(words.split(), key=len, reverse=True))
+    return rf"(?:\d+[_-]?)?(?:{longest})(?:[_-]?(?:set|data|split))?"
+
+
+def purpose(split: str) -> str:
+    """``train``, ``val``, ``test``, or "" for the name of a split."""
+    return next((role for role, words in SPLITS.items() if re.fullmatch(_decorated(words), split.lower())), "")
 
 
 def _kind(word: str) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from kd.data.survey.coding import Class
+from kd.data.survey.places import purpose
 from kd.data.survey.survey import Survey
 
 BATCH = 8
@@ -24,7 +25,7 @@ def pair(found: Survey, name: str) -> str:
     places, train = found.places, found.splits["train"]
     batch = min(BATCH, train)
     steps = min(max(STEPS[0], round(PASSES * train / batch / 100) * 100), STEPS[1])
-    select = next((split for split in found.splits if split not in ("train", "test")), _last(found))
+    select, report = chosen(found)
     lines = [
         f"# {name}: {sum(found.splits.values())} images with masks, written by `kd init`. Read it through; then",
         f"#   kd check-data {name}/r18                 after each change",
@@ -45,7 +46,7 @@ def pair(found: Survey, name: str) -> str:
         *_splits(found),
         _commented(f"augmentation: {{crop: {_crop(found.sizes)}}}", f"height, width; images are {_sizes(found.sizes)}"),
         _commented(f"schedule: {{steps: {steps}, batch: {batch}}}", f"{steps * batch / train:.0f} passes over {train} images"),
-        f"evaluation: {{select: {_text(select)}, report: {_text(_last(found))}, every: {max(1, steps // 8)}}}",
+        f"evaluation: {{select: {_text(select)}, report: {_text(report)}, every: {max(1, steps // 8)}}}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -90,8 +91,11 @@ def _splits(found: Survey) -> list[str]:
     ]
 
 
-def _last(found: Survey) -> str:
-    return "test" if "test" in found.splits else next((split for split in found.splits if split != "train"), "train")
+def chosen(found: Survey) -> tuple[str, str]:
+    """The split that selects, and the one that is reported: by what their names say, test never selects where there is val."""
+    roles = {purpose(split): split for split in found.splits if split != "train"}
+    others = [split for split in found.splits if split != "train"] or ["train"]
+    return roles.get("val", others[0]), roles.get("test", others[-1])
 
 
 def _crop(sizes: Sequence[tuple[int, int]]) -> list[int]:

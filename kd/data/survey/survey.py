@@ -47,10 +47,13 @@ def survey(root: Path, given: Mapping[str, Any], show: Shower) -> Survey:
     pairs = {split: layout.pairs(split) for split in layout.splits}
     masks = _spread([pair.mask for found in pairs.values() for pair in found])
     seen = look(show(masks, "looking at masks"))
+    named_colours, whose = coloured(root, seen.colours)
     try:
-        coding = understood(seen, numbered(root), coloured(root, seen.colours))
+        coding = understood(seen, numbered(root), named_colours)
     except InputError as error:
         raise InputError(f"{root / config.masks}: {error}") from None
+    if any(one.colour in named_colours for one in coding.classes):
+        coding.words += f", named as in {whose}"
     images = [pair.image for pair in pairs.get("train", [])]
     sizes = [size for path in show(images, "looking at images") if (size := _size(path))]
     named = places._replace(images=config.images, masks=config.masks, suffix=config.mask_suffix)
