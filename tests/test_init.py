@@ -191,6 +191,10 @@ def test_names_are_taken_from_where_they_are_written_down(tmp_path: Path) -> Non
     of_camvid = np.array(CamVid.colours, np.uint8)
     root = folder(tmp_path / "c", lambda path, labels, _: put(path, of_camvid[labels + 3]), usual)
     assert {one.name for one in seen(root).coding.classes} == set(CamVid.classes[3:6])
+    put(root / "masks" / "0.png", np.where(truth(0)[..., None] == 1, 0, of_camvid[truth(0) + 3]).astype(np.uint8))
+    assert len(seen(root).coding.classes) == 3
+    assert seen(root).coding.ignore_colours == [(0, 0, 0)]  # CamVid paints no class black
+    assert "ignore_colours: [[0, 0, 0]]" in pair(seen(root), "c")
 
 
 def test_no_checkpoint_is_chosen_on_test_where_there_is_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

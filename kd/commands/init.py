@@ -63,8 +63,8 @@ def summary(found: Any) -> list[str]:
     coding, (select, report) = found.coding, chosen(found)
     shown = ", ".join(f"{one.name} {one.share:.1%}" for one in coding.classes[:12])
     lines = [f"  {shown}{f', ... ({len(coding.classes)})' if len(coding.classes) > 12 else ''}"]
-    if coding.ignore:
-        lines.append(f"  no label: {', '.join(map(str, coding.ignore))} ({coding.ignored:.1%} of the pixels)")
+    if none := [*coding.ignore, *map(list, coding.ignore_colours)]:
+        lines.append(f"  no label: {', '.join(map(str, none))} ({coding.ignored:.1%} of the pixels)")
     counts = ", ".join(f"{split} {count}" for split, count in found.splits.items())
     how = "cut by a hash of the names" if found.cut else "as they are"
     lines.append(f"splits {how}: {counts}; the best is chosen on {select}, {report} is reported")

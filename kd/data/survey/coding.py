@@ -41,12 +41,13 @@ class Class:
 
 @dataclass
 class Coding:
-    """What masks hold. ``ignore`` are numbers that mean no label, ``ignored`` their share; ``threshold`` cuts grey levels;
-    ``words`` say what was seen."""
+    """What masks hold. ``ignore`` are numbers, ``ignore_colours`` colours that mean no label, ``ignored`` their share;
+    ``threshold`` cuts grey levels; ``words`` say what was seen."""
 
     words: str
     classes: list[Class] = field(default_factory=list)
     ignore: list[int] = field(default_factory=list)
+    ignore_colours: list[Colour] = field(default_factory=list)
     ignored: float = 0.0
     threshold: int | None = None
 
@@ -136,6 +137,13 @@ def understood(seen: Seen, names: Sequence[str] = (), painted: Mapping[Colour, s
     return _numbered(seen, names)
 
 
+def without_black(coding: Coding) -> None:
+    """Make black no label, as data sets have it that paint no class black."""
+    black = [one for one in coding.classes if one.colour == BLACK]
+    coding.classes = [one for one in coding.classes if one.colour != BLACK]
+    coding.ignore_colours, coding.ignored = [BLACK] if black else [], sum(one.share for one in black)
+
+
 def _cut(seen: Seen, names: Sequence[str]) -> Coding:
     if not seen.two_levels:
         raise InputError(
@@ -183,7 +191,7 @@ def _numbered(seen: Seen, names: Sequence[str]) -> Coding:
     usual = ["background", "foreground"] if len(values) == 2 else ["background"]
     called = _named(len(values), names, usual if 0 in values else [], values)
     found = [Class(name, numbers.get(v, 0) / total, number=v) for name, v in zip(called, values, strict=True)]
-    return Coding("masks of class numbers", found, ignore, sum(numbers[value] for value in ignore) / total)
+    return Coding("masks of class numbers", found, ignore, ignored=sum(numbers[value] for value in ignore) / total)
 
 
 def _check_white(seen: Seen, numbers: Mapping[int, int], values: Sequence[int]) -> None:

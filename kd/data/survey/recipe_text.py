@@ -73,6 +73,10 @@ def _labels(found: Survey) -> Iterator[str]:
         return
     yield _commented(f"  {'colours' if coding.classes[0].colour else 'classes'}:", "give them names")
     yield from (_commented(f"    {_declared(one)}", f"{one.share:.2%} of the pixels") for one in coding.classes)
+    if coding.ignore_colours:
+        yield _commented(
+            f"  ignore_colours: {list(map(list, coding.ignore_colours))}", f"no label: {coding.ignored:.2%} of the pixels"
+        )
     if coding.classes[0].colour is None:
         yield _commented(f"  ignore: {coding.ignore}", f"no label: {coding.ignored:.2%} of the pixels" if coding.ignore else "")
 

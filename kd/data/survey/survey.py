@@ -12,8 +12,8 @@ from kd.data.folder import Folder
 from kd.data.folder_layout import Layout
 from kd.data.headers import DECODING, BrokenFileError, opened, orientation
 from kd.data.presence import Shower
-from kd.data.survey.coding import Coding, look, understood
-from kd.data.survey.names import coloured, numbered
+from kd.data.survey.coding import Coding, look, understood, without_black
+from kd.data.survey.names import KNOWN, coloured, numbered
 from kd.data.survey.places import Places, find
 
 MASKS_READ = 1000
@@ -54,6 +54,8 @@ def survey(root: Path, given: Mapping[str, Any], show: Shower) -> Survey:
         raise InputError(f"{root / config.masks}: {error}") from None
     if any(one.colour in named_colours for one in coding.classes):
         coding.words += f", named as in {whose}"
+        if whose in KNOWN and (0, 0, 0) not in named_colours:
+            without_black(coding)
     images = [pair.image for pair in pairs.get("train", [])]
     sizes = [size for path in show(images, "looking at images") if (size := _size(path))]
     named = places._replace(images=config.images, masks=config.masks, suffix=config.mask_suffix)
