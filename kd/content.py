@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import PlainSerializer, SerializationInfo
 
-BY_CONTENT = "by content"
-"""The context under which ``model_dump`` writes what a path stands for instead of the path."""
 POINT = re.compile(r".+-(?P<run>[0-9a-f]{12}-s\d+)")
 """The name of a sweep's directory: it tells fingerprint and seed, before the run has begun and wherever it lies."""
 HELD = ("*.safetensors", "*.bin", "student.yaml", "best.yaml", "config.json")
@@ -54,8 +54,26 @@ def _known_mark(file: Path, *_: int) -> str:
     return file_mark(file)
 
 
+@dataclass
+class Contents:
+    """The context under which ``model_dump`` writes what paths stand for instead of the paths.
+
+    ``remembered`` says what paths stood for whose weights have gone; ``seen`` collects what all of them stand for.
+    """
+
+    remembered: Mapping[str, str] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+
+    def of(self, path: str) -> str:
+        """What a path stands for, or stood for."""
+        found = content(path)
+        found = self.remembered.get(path, path) if found == path else found
+        self.seen[path] = found
+        return found
+
+
 def _written(path: str, info: SerializationInfo) -> str:
-    return content(path) if info.context == BY_CONTENT else path
+    return info.context.of(path) if isinstance(info.context, Contents) else path
 
 
 ContentPath = Annotated[str, PlainSerializer(_written, return_type=str)]

@@ -16,11 +16,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema
 
 from kd.blame import blame
 from kd.config import ConfigError, Named, explain
 
+HOMES = {
+    "Dataset": "kd.data.Dataset",
+    "Loss": "kd.losses.Loss",
+    "Method": "kd.methods.Method",
+    "Network": "kd.networks.Network",
+    "Predictor": "kd.evaluate.Predictor",
+    "Teacher": "teachers.Teacher",
+}
+"""Where a base class is imported from."""
 MARK = "x-chosen-from"
 """In a JSON Schema: a value whose name chooses a class, by the folder and the base of the classes."""
 
@@ -138,8 +148,15 @@ def _own(name: str, base: str) -> type[Any]:
         raise ConfigError(
             f"'{name}' cannot be imported ({error}); write package.module:Class, with its folder here or on PYTHONPATH"
         ) from error
+    except PydanticUserError as error:
+        raise ConfigError(
+            f"'{name}': a knob of its Config has no type; write e.g. power: float = 2.0 ({str(error).splitlines()[0]})"
+        ) from error
     except Exception as error:
         raise ConfigError(f"'{name}': its module breaks off when it is imported: {blame(error)}; mend it there") from error
-    if not isinstance(found, type) or base not in {parent.__name__ for parent in found.__mro__}:
-        raise ConfigError(f"'{name}' is not a {base}; derive the class from it")
+    own = isinstance(found, type) and base in {parent.__name__ for parent in found.__mro__ if parent is not found}
+    if not own:
+        raise ConfigError(f"'{name}' is not a {base}; derive the class from {HOMES[base]}")
+    if not isinstance(found.Config, type) or not issubclass(found.Config, Named):
+        raise ConfigError(f"'{name}': its Config is no configuration; write class Config({base}.Config): inside the class")
     return found

@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from kd import distributed
-from kd.config import ConfigError
 from kd.data.dataset import Dataset
 from kd.data.loader import training_batches
 from kd.evaluate.evaluator import Evaluation
-from kd.files import read_json, write_json, write_text
+from kd.files import read_json, write_json
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
 from kd.networks.sync_batch_norm import synchronise
-from kd.recipe.identity import is_run_of
-from kd.recipe.loading import describe
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
-from kd.results.differences import differing
 from kd.seeds import seed_everything
 from students import checkpoint
 from students.data_check import look_at_data
@@ -34,35 +29,11 @@ from students.examining.previews import write_samples
 from students.objective import build_objective
 from students.progress import Progress, say
 from students.recorder import Recorder
+from students.run_directory import identify
 from students.tracking.tracker import Tracker
 from students.tracking.wandb_facts import about, final_panels, outcome
 from students.trainer import Trainer
 from teachers import Teacher
-
-
-def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The result, if the directory already holds this very run, finished; None if it is free or can be resumed.
-
-    Raises:
-        ConfigError: the directory belongs to another recipe or seed; nothing there is touched.
-    """
-    begun = [name for name in (checkpoint.NAME, checkpoint.PREVIOUS, "result.json") if (folder / name).exists()]
-    if begun and (folder / "run.json").exists() and not is_run_of(folder, recipe):
-        raise ConfigError(
-            f"{folder}: holds another run ({_changed(recipe, folder)}); a run is never overwritten. Choose another "
-            "--output, or remove the directory"
-        )
-    result = folder / "result.json"
-    return read_json(result) if result.exists() else None
-
-
-def _changed(recipe: Recipe, folder: Path) -> str:
-    try:
-        old = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return "its recipe.yaml cannot be read"
-    keys = list(differing(old, plain(recipe), ("seed", *IDENTITY)))
-    return f"different: {', '.join(keys[:6]) or 'the weights that its recipe names; put the old ones back to go on with it'}"
 
 
 def train(
@@ -92,7 +63,7 @@ def train(
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):
         state = checkpoint.load(folder, device)
-        identity = _identify(recipe, origins, folder, asked)
+        identity = identify(recipe, origins, folder, asked)
         if state is not None:
             trainer.restore(state)
             say(f"resuming {folder} at step {trainer.step}")
@@ -142,22 +113,6 @@ def _batches(recipe: Recipe, data: Dataset, first: int, last: int, device: torch
         workers=recipe.run.workers,
         pin=device.type == "cuda",
     )
-
-
-def _identify(recipe: Recipe, origins: Origins, folder: Path, asked: str) -> dict[str, Any]:
-    """Who this run is; written once, kept when it is resumed."""
-    path = folder / "run.json"
-    if distributed.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        known = is_run_of(folder, recipe)
-        write_text(folder / "recipe.yaml", describe(recipe, origins))
-        if not known:
-            mark = fingerprint(recipe)
-            (folder / "teacher.json").unlink(missing_ok=True)
-            identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
-            write_json(path, {**identity, **({"asked": asked} if asked else {})})
-    distributed.barrier()
-    return read_json(path)
 
 
 def _conclude(

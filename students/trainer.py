@@ -156,6 +156,11 @@ class Trainer:
         return self.wrapped.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
     def _check_reached(self) -> None:
+        moved = {id(parameter) for schedule in self.optimizers for parameter in schedule.parameters()}
+        if late := [name for name, p in self.objective.named_parameters() if id(p) not in moved]:
+            raise ConfigError(
+                f"{late[0]}: was made while the method was at work, so that no optimizer trains it; make layers in __init__"
+            )
         named = self.objective.named_parameters()
         idle = [name for name, p in named if p.requires_grad and p.grad is None]
         if idle:

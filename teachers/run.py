@@ -34,7 +34,7 @@ class RunTeacher(Teacher):
         try:
             network, card = load_network(folder, name)
         except InputError as error:
-            raise ConfigError(f"teacher.path: {error}. Train the teacher first and give its run directory") from None
+            raise ConfigError(f"teacher.path: {error}. {_hint(folder, name)}") from None
         super().__init__(config, tuple(card["classes"]), classes, network.sizes, str(folder))
         self.mark = file_mark(folder / f"{name}.safetensors")
         self.network = network.requires_grad_(False)
@@ -43,3 +43,12 @@ class RunTeacher(Teacher):
     def answer(self, image: Tensor) -> Outputs:
         """The network's outputs."""
         return self.network(image)
+
+
+def _hint(folder: Path, name: str) -> str:
+    """Where the run may be, if not here."""
+    if folder.suffix == ".safetensors":
+        return f"Give the run's directory: {folder.parent}"
+    if below := sorted(file.parent for file in folder.glob(f"*/{name}.safetensors")):
+        return f"Did you mean {below[0]}?"
+    return "Train the teacher first and give its run directory" if folder.is_dir() else f"{folder} does not exist"

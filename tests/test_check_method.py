@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from helpers_tools import call
 
+from kd.config import ConfigError
+from kd.methods.build import build_method
+from kd.types import Sizes
 from students.contract import ranks
 
 HEAD = """
@@ -56,6 +59,15 @@ def apart_from_other_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
 
 BROKEN = {
+    "makes_layers_late": (
+        FORWARD
+        + """
+        if not hasattr(self, "late"):
+            self.late = torch.nn.Conv2d(mine.shape[1], mine.shape[1], 1)
+        return {"x": mean((self.late(mine) - theirs) ** 2)}
+""",
+        "forward returns the declared terms as scalars: forward makes the layer of late.weight, which no optimizer would",
+    ),
     "leaks": (
         """
     terms = ("x",)
@@ -280,7 +292,7 @@ def test_a_method_may_refuse_pairs_that_do_not_fit(tmp_path: Path) -> None:
         (["equal2:Mine", "power=x"], "method.power: is 'x'; input should be a valid number"),
         (["equal2:Mine", "power=0.5"], "equal2:Mine cannot be built for a pair of networks: RuntimeError: too low (equal2.py:"),
         (["equal2:Yours"], "method: 'equal2:Yours' cannot be imported"),
-        (["equal2:nn"], "method: 'equal2:nn' is not a Method; derive the class from it"),
+        (["equal2:nn"], "method: 'equal2:nn' is not a Method; derive the class from kd.methods.Method"),
         (["syntax:Mine"], "method: 'syntax:Mine': its module breaks off when it is imported: SyntaxError: "),
         (
             ["name_error:Mine"],
@@ -365,3 +377,44 @@ def test_a_new_method_hides_and_overwrites_nothing(words: list[str], message: st
     assert done.stderr.startswith(f"error: {message}")
     assert [path.name for path in tmp_path.iterdir()] == ["there.py"]
     assert (tmp_path / "there.py").read_text() == "mine"
+
+
+REFUSED = {
+    "layers in a list": (
+        """
+    terms = ("x",)
+
+    def __init__(self, config, student, teacher):
+        super().__init__(config, student, teacher)
+        self.convs = [torch.nn.Conv2d(3, 3, 1)]
+""",
+        r"\.convs is a list of layers, which torch does not see.*nn\.ModuleList",
+    ),
+    "terms without a comma": ('    terms = ("cosine")\n', r"terms is a text; write a tuple: terms = \(\"cosine\",\)"),
+    "needs that are none": (
+        '    terms = ("x",)\n    needs = frozenset({"logit"})\n',
+        "give a frozenset of aux_logits, embedding, logits",
+    ),
+    "needs in a list": ('    terms = ("x",)\n    needs = ["logits"]\n', r"needs \['logits'\]; give a frozenset"),
+    "a configuration of its own": (
+        '    terms = ("x",)\n    class Config:\n        power = 1\n',
+        r"write class Config\(Method\.Config\):",
+    ),
+    "a knob without a type": (
+        '    terms = ("x",)\n    class Config(Method.Config):\n        power = 2.0\n',
+        r"a knob of its Config has no type; write e\.g\. power: float = 2\.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_would_be_silently_ignored_is_refused_when_a_method_is_found(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, told = REFUSED[kind]
+    module = f"refused_{list(REFUSED).index(kind)}"
+    (tmp_path / f"{module}.py").write_text(f"import torch\nfrom kd.methods.method import Method\nclass Mine(Method):\n{body}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sizes = Sizes(3, 8, 4, True)
+    with pytest.raises(ConfigError, match=told):
+        build_method({"name": f"{module}:Mine"}, sizes, sizes)

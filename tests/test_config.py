@@ -238,7 +238,7 @@ def test_a_users_own_class() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pathlib:Path", "'pathlib:Path' is not a Loss; derive the class from it"),
+        ("pathlib:Path", "'pathlib:Path' is not a Loss; derive the class from kd.losses.Loss"),
         ("kd.methods.kd:KD", "is not a Loss"),
         ("pathlib:nothing", "cannot be imported"),
         (

@@ -17,9 +17,10 @@ from kd.evaluate.sliding import Sliding
 from kd.networks.build import build_network, load_network, network_config, save_network
 from kd.networks.network import Network
 from kd.recipe.families import families
+from kd.recipe.later import LATER
 from kd.recipe.library import library, recipe_names
 from kd.recipe.loading import describe, load
-from kd.recipe.schema import LATER, build, fingerprint, plain
+from kd.recipe.schema import build, fingerprint, plain
 from kd.types import Outputs
 
 JDT = "recipes/_parts/family/jdt.yaml"

@@ -292,7 +292,7 @@ def test_by_makes_blocks_and_allow_mixes(tmp_path: Path) -> None:
     assert row(block, "ce").flags == ()  # another attempt at seeds that are there
     with pytest.raises(ConfigError, match=r"--allow schedule.stps: no recipe.yaml has such a key"):
         summarise(load(tmp_path), Choices(allow=("schedule.stps",)))
-    with pytest.raises(ConfigError, match=r"--by schedule.nothing: .*recipe.yaml has no such value"):
+    with pytest.raises(ConfigError, match=r"--by schedule.nothing: no recipe.yaml has such a key"):
         summarise(load(tmp_path), Choices(by=("schedule.nothing",)))
 
 
@@ -419,6 +419,23 @@ def test_a_copied_sweep_still_knows_its_teacher(tmp_path: Path) -> None:
     block = only(tmp_path)
     assert block.teacher is not None
     assert block.teacher.mean == pytest.approx(70)
+
+
+def test_runs_of_different_code_are_flagged(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    for seed in range(3):
+        path = write_run(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed), 51.0) / "result.json"
+        code = {"mine": "old" if seed == 0 else "new"}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "code": code}))
+    assert row(only(tmp_path), "kd").flags == ("other code",)
+
+
+def test_a_table_for_each_value_of_a_knob_that_others_lack(tmp_path: Path) -> None:
+    for temperature in (1.0, 4.0):
+        write_run(tmp_path / f"kd{temperature}", tiny("kd", method={"temperature": temperature}), 51.0)
+    write_run(tmp_path / "ce", tiny(), 50.0)
+    blocks = summarise(load(tmp_path), Choices(by=("method.temperature",)))
+    assert [block.group.by["method.temperature"] for block in blocks] == [None, 1.0, 4.0]
 
 
 def test_one_teacher_spelled_differently_makes_one_row(tmp_path: Path) -> None:

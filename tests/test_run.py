@@ -27,12 +27,12 @@ from kd.data.build import open_split
 from kd.files import write_json
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
-from kd.recipe.schema import fingerprint
+from kd.recipe.schema import build, fingerprint
 from kd.results.runs import load_runs
 from students import checkpoint
 from students.examining.previews import write_samples
 from students.nonfinite import NonFiniteLossError
-from students.run import finished
+from students.run_directory import finished
 from students.tracking.tracker import read_metrics
 from students.trainer import Trainer
 
@@ -408,3 +408,55 @@ def test_a_run_whose_teacher_has_gone_is_still_finished(whole: Path, tmp_path: P
     execute(recipe, tmp_path / "run")
     shutil.rmtree(teacher)
     assert finished(recipe, tmp_path / "run") is not None
+
+
+OWN = """
+from kd.methods.kd import KD
+
+
+class Mine(KD):
+    pass
+"""
+
+
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A method of the user's own, in a module that is found."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / f"own_{tmp_path.name.replace('-', '_')}.py"
+    file.write_text(OWN)
+    return file
+
+
+def test_a_changed_method_is_told(own_method: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny("kd", method={"name": f"{own_method.stem}:Mine"}, schedule={"steps": 1})
+    execute(recipe, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["code"].keys() == {own_method.stem}
+    assert finished(recipe, tmp_path / "run") is not None
+    assert "WARNING" not in capsys.readouterr().err
+    own_method.write_text(OWN + "# other\n")
+    assert finished(recipe, tmp_path / "run") is not None
+    assert f"WARNING: {own_method.stem} has changed since {tmp_path}/run began" in capsys.readouterr().err
+
+
+def test_an_evaluation_needs_no_method(own_method: Path, tmp_path: Path) -> None:
+    execute(tiny("kd", method={"name": f"{own_method.stem}:Mine"}, schedule={"steps": 1}), tmp_path / "run")
+    own_method.unlink()
+    done = call("evaluate", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_ensemble_whose_member_has_gone_is_still_finished(whole: Path, tmp_path: Path) -> None:
+    members = []
+    for name in ("one", "two"):
+        shutil.copytree(whole, tmp_path / name, ignore=shutil.ignore_patterns("*.pt", "previews"))
+        members.append({"name": "run", "path": str(tmp_path / name)})
+    teacher = {"name": "ensemble", "members": members}
+    tree = json.loads(tiny("kd", schedule={"steps": 1}).model_dump_json())
+    recipe = build({**tree, "teacher": teacher})
+    execute(recipe, tmp_path / "run")
+    shutil.rmtree(tmp_path / "two")
+    assert finished(recipe, tmp_path / "run") is not None
+    shutil.copy(whole / "best.safetensors", tmp_path / "one" / "student.safetensors")
+    with pytest.raises(ConfigError, match="another run"):
+        finished(recipe, tmp_path / "run")

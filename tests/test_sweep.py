@@ -370,3 +370,9 @@ def test_a_teacher_from_elsewhere_is_known_by_its_weights(
         (tmp_path / "deep/copy" / file).write_bytes(b"other")
         assert called("deep/copy") not in names
         names.add(called("deep/copy"))
+
+
+def test_a_knobs_axis_leaves_stacks_alone(recipes: Path) -> None:
+    axes = {"method": ["ce", "kd", "at"], "method.temperature": [1.0, 4.0]}
+    found = students(points(recipes, axes=axes))
+    assert [point.label for point in found] == ["a_ce", "a_kd-temperature=1.0", "a_kd-temperature=4.0", "a_at"]

@@ -11,7 +11,8 @@ from kd.data.build import open_split
 from kd.lookup import lookup
 from kd.recipe.schema import Recipe, build, method_config
 from kd.seeds import seed_everything
-from students.run import finished, train
+from students.run import train
+from students.run_directory import finished
 from teachers.load import load_teacher
 
 STUDENT = {

@@ -39,9 +39,9 @@ def run(options: argparse.Namespace) -> None:
     from students.examining.examiner import Examiner
     from students.examining.thresholds import Wish, facts, lines
 
-    recipe, _ = load(options.run / "recipe.yaml", options.overrides)
+    recipe, _ = load(options.run / "recipe.yaml", options.overrides, taught=False)
     wanted = options.split or (recipe.evaluation.select if options.thresholds else recipe.evaluation.report)
-    recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, f"evaluation.report={wanted}"])
+    recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, f"evaluation.report={wanted}"], taught=False)
     network, card = load_network(options.run, "student" if options.checkpoint == "last" else "best")
     wish = Wish(options.thresholds, options.threshold, tuple(card["classes"]))
     device = distributed.local_device(recipe.run.device)

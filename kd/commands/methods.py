@@ -24,4 +24,13 @@ def run(options: argparse.Namespace) -> None:
         print(table(presets))
     if not options.table:
         for name in options.names or names():
-            print(f"\n{card(name.partition('@')[0], presets)}")
+            print(f"\n{card(class_of(name), presets)}")
+
+
+def class_of(word: str) -> str:
+    """The method that a word beside a recipe stands for, or the name itself."""
+    from kd.recipe.library import method_files
+    from kd.recipe.method_words import spelled_out
+
+    method = spelled_out(word)[0].get("method") if word in method_files() else None
+    return str(method["name"]) if isinstance(method, dict) else word.partition("@")[0]

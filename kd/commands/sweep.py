@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from students.sweeping.kept_step_times import measured, read_clock
     from students.sweeping.places import places
     from students.sweeping.runner import Runner
+    from students.sweeping.stale import stale
     from students.sweeping.state import listing, write_record
 
     sweep = read_sweep(options.sweep, options.overrides)
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         points = expand(sweep, root, read_clock(root))
         print(listing(chosen(points, named(points, options.only)), root))
+        for line in stale(points, root):
+            print(line)
         return 0
     spots = places(options.jobs)
     clock = measured(sweep, root, kd("calibrate"), spots[0].environment)
@@ -60,7 +63,10 @@ def run(options: argparse.Namespace) -> int:
         print(exported(options, points, sweep.name), end="")
         return 0
     write_record(root, every, sweep.file.model_dump(mode="json", exclude_unset=True))
-    return summary(Runner(points, root, kd("train"), spots, asked).run(), root)
+    code = summary(Runner(points, root, kd("train"), spots, asked).run(), root)
+    for line in stale(points, root):
+        print(line)
+    return code
 
 
 def exported(options: argparse.Namespace, points: list[Any], name: str) -> str:

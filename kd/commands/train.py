@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
     from kd import distributed
     from kd.data.build import open_split
     from kd.seeds import seed_everything
-    from students.run import finished, train
+    from students.run import train
+    from students.run_directory import finished
     from teachers.load import load_teacher
 
     device = distributed.local_device(recipe.run.device)

@@ -42,6 +42,10 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     check_weights(terms, weights)
     if not terms:
         raise ConfigError("terms: there are none; a loss or method gives them by name")
+    if shaped := [name for name, term in terms.items() if term.ndim]:
+        raise ConfigError(
+            f"terms.{shaped[0]}: has the shape {list(terms[shaped[0]].shape)}; a term is a scalar, such as the mean over pixels"
+        )
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 

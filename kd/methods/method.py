@@ -18,6 +18,9 @@ from kd.losses.loss import check_labels, checked_labels, is_hard
 from kd.schedules import OptimizerConfig
 from kd.types import IGNORE, Outputs, Sizes, Stage
 
+FIELDS = frozenset({"logits", "aux_logits", "embedding", "pyramid"})
+"""What a method may need of the teacher."""
+
 
 class Method(nn.Module):
     """Base of the methods.
@@ -74,6 +77,7 @@ class Method(nn.Module):
                 "teacher): def __init__(self, config, student, teacher): super().__init__(config, student, teacher)"
             ) from None
         built = cls(config, student, teacher)
+        _check_declared(built)
         if not built.terms:
             raise ConfigError(
                 f'method: {cls.__name__} names no terms; say which ones its forward returns, e.g. terms = ("cosine",), and '
@@ -84,6 +88,11 @@ class Method(nn.Module):
 
     @staticmethod
     def _check(needs: frozenset[str], config: Any, teacher: Sizes) -> None:
+        if not isinstance(needs, frozenset) or not needs <= FIELDS:
+            raise ConfigError(
+                f"method: {config.name} needs {needs!r}; give a frozenset of {', '.join(sorted(FIELDS))}, e.g. "
+                'frozenset({"logits"})'
+            )
         if lacking := sorted(needs - teacher.fields):
             raise ConfigError(
                 f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
@@ -124,6 +133,24 @@ class Method(nn.Module):
     def keeps(self) -> Mapping[str, Tensor]:
         """What other runs may want to load; written as ``method.safetensors`` when the run has finished."""
         return {}
+
+
+def _check_declared(method: Method) -> None:
+    """Refuse what would be silently ignored: layers that torch does not see, and terms that are letters.
+
+    Raises:
+        ConfigError: naming the attribute.
+    """
+    if isinstance(method.terms, str):
+        raise ConfigError(f'method: {type(method).__name__}.terms is a text; write a tuple: terms = ("{method.terms}",)')
+    for name, value in vars(method).items():
+        held = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+        if not name.startswith("_") and any(isinstance(one, (nn.Module, nn.Parameter)) for one in held):
+            kind = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+            raise ConfigError(
+                f"method: {type(method).__name__}.{name} is a {type(value).__name__} of layers, which torch does not see: they "
+                f"would never be trained or saved. Write nn.{kind}(...)"
+            )
 
 
 def _fitting_labels(student: Any, teacher: Any, target: Tensor) -> Tensor:

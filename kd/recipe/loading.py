@@ -55,6 +55,8 @@ class Draft:
         part, dot, rest = key.partition(".")
         if part == "weights" and dot:
             return rest not in (self.tree.get("weights") or {}) and rest not in (self.tree.get("loss") or {})
+        if part == "method" and rest and isinstance(self.tree.get(part), list):
+            return True  # whose knob it would be cannot be told
         if part == "method" and rest and isinstance(self.tree.get(part), dict):
             knobs = _fields("kd.methods", self.tree[part], "Method")
             return knobs is not None and rest.partition(".")[0] not in knobs
@@ -103,13 +105,17 @@ def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
     return Draft(tree, origins, frozenset(sources.values()), str(name), file)
 
 
-def load(name: str | Path, given: Iterable[str] = (), smoke: bool = False, default: str = "") -> tuple[Recipe, Origins]:
+def load(
+    name: str | Path, given: Iterable[str] = (), smoke: bool = False, default: str = "", taught: bool = True
+) -> tuple[Recipe, Origins]:
     """A recipe by name or path with what stands beside it on a command line, and who set each key (dotted key to file).
 
     Args:
         given: at most one method, e.g. ``cwd@cirkd`` or ``kd+at``, and changes ``key=value``.
         smoke: shrink it to a few steps on procedural images, see :func:`shrunk`.
         default: the method of a pair beside which none is named, for callers that only look at its data or networks.
+        taught: whether losses, method and teacher matter; if not they are left out, so that a class of somebody else's that
+            is not at hand is not missed.
 
     Raises:
         ConfigError: a recipe or method is unknown, a file is no YAML mapping, a change is malformed, a key unknown, or a value
@@ -129,6 +135,9 @@ def load(name: str | Path, given: Iterable[str] = (), smoke: bool = False, defau
         if word and change.get("teacher") and not found.tree.get("method"):
             raise ConfigError(f"{word} trains without a teacher; drop teacher=, or choose a method that distils")
         found.merge(change)
+    if not taught:
+        found.merge(dict.fromkeys(("method", "teacher", "labels", "loss", "weights")))
+        found.merge({"loss": {"ce": {"name": "cross_entropy"}}, "weights": {"ce": 1.0}})
     recipe = found.build()
     if smoke:
         found.merge(shrunk(recipe), "smoke")

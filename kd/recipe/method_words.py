@@ -53,6 +53,11 @@ def spelled_out(text: str, near: Path | None = None) -> tuple[Tree, Origins]:
 
 
 def _part(word: str, known: dict[str, Path]) -> _Part:
+    if ":" in word and word not in known:
+        raise ConfigError(
+            f"'{word}' is a class; beside a recipe stands the name of a preset, _parts/method/NAME.yaml, which holds "
+            f'method: {{name: "{word}"}} and the weights of its terms (`kd new-method NAME` writes one)'
+        )
     if word not in known:
         raise ConfigError(f"'{word}' is no method here; {_options(word, known)}")
     tree, origins = read(known[word])

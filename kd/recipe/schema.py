@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from kd.config import Config, validate
-from kd.content import BY_CONTENT
+from kd.content import Contents
 from kd.data.augment import Augmentation
 from kd.lookup import lookup, named
 from kd.losses.label_smoothing import LabelSmoothing
 from kd.losses.mixture import check_weights
+from kd.recipe.later import known_before
 from kd.recipe.merging import Tree
 from kd.schedules import OptimizerConfig
 
@@ -199,47 +201,26 @@ def plain(recipe: Recipe) -> Tree:
     return recipe.model_dump(mode="json")
 
 
-LATER: Tree = {
-    "augmentation.resize": "antialiased",
-    "data.val_labels": "voc",
-    "data.threshold": None,
-    "student.initialisation": "torch",
-    "student.drop_channels": False,
-    "student.pretrained_bgr": False,
-    "student.projection": "1x1",
-    "student.separable": False,
-    "student.pixels": False,
-    "student.normed": False,
-    "learning_rate.ends_at": 0.0,
-    "predictor.pad": "corner",
-    "evaluation.quick": False,
-    "teacher.path": None,
-    "members.path": None,
-}
-"""Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
-fingerprint, so that what was trained before is still known."""
-
-
-def fingerprint(recipe: Recipe, parts: Iterable[str] = IDENTITY, spelled: bool = False) -> str:
+def fingerprint(
+    recipe: Recipe,
+    parts: Iterable[str] = IDENTITY,
+    spelled: bool = False,
+    remembered: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """12 hex digits that change with any value of the named parts; machine settings and the seed are not among them.
 
-    Weights are known by what they are, see :mod:`kd.content`; ``spelled``: by the path to them, as they were once.
+    Weights are known by what they are, see :mod:`kd.content`; ``spelled``: by the path to them, as they were once;
+    ``remembered`` is what paths stood for whose weights have gone.
     """
-    tree = recipe.model_dump(mode="json", context=None if spelled else BY_CONTENT)
+    tree = recipe.model_dump(mode="json", context=None if spelled else Contents(remembered))
     values = {part: tree[part] for part in parts}
     if "data" in values:
         values["data"].pop("root", None)  # where the files lie changes no number
-    return hashlib.sha256(json.dumps(_known_before(values), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(known_before(values), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def came_later(path: str, value: Any) -> bool:
-    """Whether a dotted key is one of ``LATER``, at the value that was the only one before."""
-    return any(f".{path}".endswith(f".{end}") and value == before for end, before in LATER.items())
-
-
-def _known_before(values: Any, path: str = "") -> Any:
-    """Without the keys that came later."""
-    if isinstance(values, dict):
-        inner = {key: (f"{path}.{key}", value) for key, value in values.items()}
-        return {key: _known_before(value, where) for key, (where, value) in inner.items() if not came_later(where, value)}
-    return [_known_before(value, path) for value in values] if isinstance(values, list) else values
+def contents(recipe: Recipe) -> dict[str, str]:
+    """What the paths to weights in a recipe stand for, as far as there is something."""
+    found = Contents()
+    recipe.model_dump(mode="json", context=found)
+    return {path: mark for path, mark in found.seen.items() if mark != path}

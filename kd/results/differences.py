@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kd.recipe.schema import came_later
+from kd.recipe.later import came_later
 
 
 def flat(values: Any, path: str) -> Iterator[tuple[str, Any]]:

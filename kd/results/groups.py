@@ -62,7 +62,8 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
         ConfigError: rows that claim the same pair differ in a part that they must share, two runs are the same recipe and
             seed, the baseline is ambiguous or unknown, or a key of ``by`` unknown.
     """
-    _check_keys(runs, choices.allow)
+    _check_keys(runs, choices.allow, "--allow")
+    _check_keys(runs, choices.by, "--by")
     families: dict[tuple[str, str, str], list[Run]] = {}
     learnt = [run for run in runs if any(only_tokens_of(run, other) for other in runs)]
     for run in runs:
@@ -84,20 +85,17 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
     return groups
 
 
-def _check_keys(runs: Sequence[Run], allow: Iterable[str]) -> None:
-    """A misspelt key would silently allow nothing."""
+def _check_keys(runs: Sequence[Run], keys: Iterable[str], word: str) -> None:
+    """A misspelt key would silently mean nothing."""
     known = {leaf for run in runs for part in run.recipe for leaf, _ in flat(run.recipe[part], part)}
-    for key in allow:
+    for key in keys:
         if not any(covers((key,), leaf) for leaf in known):
-            raise ConfigError(f"--allow {key}: no recipe.yaml has such a key; give a dotted key like schedule.steps")
+            raise ConfigError(f"{word} {key}: no recipe.yaml has such a key; give a dotted key like schedule.steps")
 
 
 def _values(run: Run, keys: Iterable[str]) -> dict[str, Any]:
     leaves = dict(leaf for part in run.recipe for leaf in flat(run.recipe[part], part))
-    for key in keys:
-        if key not in leaves:
-            raise ConfigError(f"--by {key}: {run.folder}/recipe.yaml has no such value; give a dotted key like schedule.steps")
-    return {key: leaves[key] for key in keys}
+    return {key: leaves.get(key) for key in keys}
 
 
 def _taught(run: Run, runs: Iterable[Run]) -> bool:

@@ -31,6 +31,7 @@ FLAGS = {
     "teacher below student": "the teacher's mIoU on the selecting split is below this row's",
     "other machine": "timed on another device, or with other numbers of processes or threads, than the baseline: no ratio",
     "incomplete": "seeds of this row have begun and not ended",
+    "other code": "its runs' own classes were not the same code: the file of the method has changed in between",
     "no counts": "counts.npz is missing or damaged: no interval",
 }
 
@@ -115,6 +116,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "teacher below student": _above_teacher(runs),
             "other machine": baseline is not None and _machine(runs) != _machine(baseline),
             "incomplete": _lacks(runs, unfinished),
+            "other code": len({tuple(sorted(run.code.items())) for run in runs}) > 1,
             "no counts": any(str(run.folder) not in draws for run in runs) and baseline is not None,
         }
         rows.append(_row(label, runs, baseline, delta, tuple(flag for flag, raised in flags.items() if raised)))

@@ -46,6 +46,7 @@ class Run:
     plan: Tree | None = None
     agreement: Tree | None = None
     asked: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     def miou(self, checkpoint: str = "last", split: str = "") -> float | None:
         """mIoU (D) in percent on a split (default: the reported one); None where there is no such checkpoint."""
@@ -53,7 +54,7 @@ class Run:
         return None if scores is None else scores[split or self.reported_on]["mIoU"]
 
 
-OPTIONAL = ("folder", "recipe", "plan", "agreement", "asked")
+OPTIONAL = ("folder", "recipe", "plan", "agreement", "asked", "code")
 FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in OPTIONAL)
 
 
@@ -128,7 +129,15 @@ def _finished(folder: Path) -> Run:
         needed = {name: result[name] for name in FIELDS} | {"last": _by_the_official_rule(folder, result)}
         point = _point(folder)
         plan = point if point.get("calibrated_seconds_per_step") else None
-        run = Run(folder, _recipe(folder), **needed, plan=plan, agreement=result.get("agreement"), asked=_asked(point, result))
+        run = Run(
+            folder,
+            _recipe(folder),
+            **needed,
+            plan=plan,
+            agreement=result.get("agreement"),
+            code=result.get("code") or {},
+            asked=_asked(point, result),
+        )
         missing = [part for part in IDENTITY if part not in run.parts]
         if result["status"] != "finished" or missing or not run.cost["seconds_per_step"]:
             raise KeyError(", ".join(missing) or "cost")

@@ -29,6 +29,7 @@ def plain_steps(subject: Subject, method: Method | None = None, **facts: Any) ->
 def declared(subject: Subject) -> None:
     """Every stage gives scalars; all together give what ``terms`` declares, and nothing else."""
     method, seen = subject.method(), set[str]()
+    there = dict(method.named_parameters())
     try:
         inspect.signature(method.forward).bind(None, None, None)
     except TypeError:
@@ -47,6 +48,8 @@ def declared(subject: Subject) -> None:
         seen |= step.terms.keys()
     if missing := [name for name in method.terms if name not in seen]:
         raise Breach(f"forward never returns '{missing[0]}', which terms declares; return it, or take it out of terms")
+    if late := [name for name, _ in method.named_parameters() if name not in there]:
+        raise Breach(f"forward makes the layer of {late[0]}, which no optimizer would train; make it in __init__")
     if strange := sorted(seen - set(method.terms)):
         raise Breach(f"forward returns '{strange[0]}', which terms does not name; add it there, so that it can be weighted")
 
