@@ -21,7 +21,10 @@ from tiny import STUDENT, execute, tiny
 from tiny_sweep import write, write_recipes
 
 from kd.config import InputError
+from kd.content import file_mark
 from kd.data.build import open_split
+from kd.recipe.own_code import code_marks
+from kd.recipe.schema import plain
 from kd.results.groups import Choices
 from kd.results.layouts import brief
 from kd.results.published import load_published
@@ -36,6 +39,7 @@ from students.sweeping.kept_step_times import measured, read_clock
 from students.sweeping.measure_step_times import step_times
 from students.sweeping.places import Place, places
 from students.sweeping.runner import Runner, report
+from students.sweeping.stale import stale
 from students.sweeping.state import listing, logged_step, state, write_record
 from teachers.load import load_teacher
 
@@ -385,3 +389,28 @@ def test_measuring_stops_on_a_signal(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         measured(sweep, tmp_path / "x", [sys.executable, "-c", "import time; time.sleep(60)"], {})
     assert read_clock(tmp_path / "x") == {}
+
+
+def test_points_that_would_come_out_differently_today_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipes(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_stale.py").write_text("from kd.methods.kd import KD\n\n\nclass Mine(KD):\n    pass\n")
+    preset = tmp_path / "recipes" / "_parts" / "method" / "mine.yaml"
+    preset.parent.mkdir(parents=True, exist_ok=True)
+    preset.write_text('method: {name: "own_stale:Mine"}\nweights: {kl: 1.0}\n')
+    points = expand(read_sweep(write(tmp_path, axes={"method": ["ce", "mine"], "seed": 0})), tmp_path / "x")
+    for point in points:
+        folder = tmp_path / "x" / point.name
+        folder.mkdir(parents=True)
+        (folder / "student.safetensors").write_bytes(b"weights")
+        (folder / "result.json").write_text(json.dumps({"code": code_marks(plain(point.recipe))}))
+    teacher, student = points[0], points[-1]
+    mark = file_mark(tmp_path / "x" / teacher.name / "student.safetensors")
+    source = {"source": str(tmp_path / "elsewhere" / teacher.name), "mark": mark}
+    (tmp_path / "x" / student.name / "teacher.json").write_text(json.dumps(source))
+    assert stale(points, tmp_path / "x") == []
+    (tmp_path / "x" / teacher.name / "student.safetensors").write_bytes(b"others")
+    (tmp_path / "own_stale.py").write_text("from kd.methods.kd import KD\n\n\nclass Mine(KD):\n    other = 1\n")
+    first, second = stale(points, tmp_path / "x")
+    assert first.startswith("WARNING: the code of own_stale has changed since 1 finished points were run")
+    assert second.startswith(f"WARNING: the weights of {teacher.name} have changed since 1 finished points were run")
