@@ -17,7 +17,7 @@ from tiny import execute, tiny
 from kd.config import ConfigError, InputError
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
-from kd.results.footnotes import about
+from kd.results.footnotes import about, title
 from kd.results.groups import Choices
 from kd.results.layouts import long
 from kd.results.names import row_label, student_label, teacher_label
@@ -445,7 +445,11 @@ def test_one_teacher_spelled_differently_makes_one_row(tmp_path: Path) -> None:
     block = only(tmp_path)
     assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("kd", [0, 1, 2])]
     write_run(tmp_path / "other", tiny("kd", teacher={"name": "run", "path": "x/big/seed0"}), 51.0, mark="of another")
-    assert [len(other.rows) for other in summarise(load(tmp_path), Choices())] == [2, 2]
+    blocks = summarise(load(tmp_path), Choices())
+    assert [len(other.rows) for other in blocks] == [2, 2]
+    assert [title(other) for other in blocks] == [
+        f"shapes, DL3-test_resnet, teacher big, teacher.path={path}" for path in ("runs/big", "x/big")
+    ]
 
 
 def test_tokens_of_a_copied_sweep_are_the_same(tmp_path: Path) -> None:

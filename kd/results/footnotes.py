@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kd.results.names import DATASETS
+from kd.results.names import DATASETS, short_teacher
 from kd.results.rows import FLAGS, Block, Row
 
 
 def title(block: Block) -> str:
     """Data set, student, teacher, and what else the block was cut by."""
     by = [f"{key}={value}" for key, value in block.group.by.items()]
-    teacher = [f"teacher {_short(block.group.teacher)}"] if block.group.teacher else []
+    teacher = [f"teacher {short_teacher(block.group.teacher)}"] if block.group.teacher else []
     return ", ".join([DATASETS.get(block.group.dataset, block.group.dataset), block.group.student, *teacher, *by])
-
-
-def _short(teacher: str) -> str:
-    """The last part of a path, without fingerprint and seed where a sweep has named it."""
-    return re.sub(r"-[0-9a-f]{12}-s\d+$", "", teacher.rpartition("/")[2])
 
 
 def about(block: Block) -> list[str]:

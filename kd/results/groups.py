@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from kd.config import ConfigError, InputError
 from kd.results.differences import covers, differing, flat
 from kd.results.lineage import is_teacher_of, measured_alike, only_taught, only_tokens_of
-from kd.results.names import dataset_label, is_plain, row_label, student_label, teacher_label
+from kd.results.names import dataset_label, is_plain, row_label, short_teacher, student_label, teacher_label
 from kd.results.row_names import named_rows, shortened
 from kd.results.runs import Run
 
@@ -78,11 +78,20 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
         teaching = set()
     helpers = [run for names, family in families.items() if names in teaching for run in family] + taught_alike + learnt
     found = [_blocks(names, family, helpers, choices) for names, family in families.items() if names not in teaching]
-    groups = [block for blocks in found for block in blocks]
+    groups = _told_apart([block for blocks in found for block in blocks])
     labels = sorted({label for block in groups for label in block.rows})
     if choices.baseline and not any(block.baseline for block in groups):
         raise ConfigError(f"--baseline {choices.baseline}: there is no such row; rows: {', '.join(labels)}")
     return groups
+
+
+def _told_apart(groups: list[Group]) -> list[Group]:
+    """Blocks that would have one heading, of teachers of one name with other weights, are headed by the path, too."""
+    heads = [(one.dataset, one.student, short_teacher(one.teacher), json.dumps(dict(one.by), default=str)) for one in groups]
+    return [
+        replace(one, by={**one.by, "teacher.path": one.teacher}) if one.teacher and heads.count(head) > 1 else one
+        for one, head in zip(groups, heads, strict=True)
+    ]
 
 
 def _check_keys(runs: Sequence[Run], keys: Iterable[str], word: str) -> None:

@@ -64,6 +64,11 @@ def teacher_label(recipe: Mapping[str, Any]) -> str | None:
     return str(teacher.get("model") or teacher["name"])
 
 
+def short_teacher(label: str | None) -> str:
+    """The last part of a teacher's path, without fingerprint and seed where a sweep has named it; "" without a teacher."""
+    return re.sub(r"-[0-9a-f]{12}-s\d+$", "", (label or "").rpartition("/")[2])
+
+
 def pair_label(recipe: Mapping[str, Any]) -> str:
     """Data set, teacher and student: ``camvid/r34_teacher->DL3-R18``; ``camvid/DL3-R18`` without a teacher.
 
