@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kd.config import ConfigError
 from kd.distributed import sum_over_ranks
@@ -17,10 +19,33 @@ from kd.types import Outputs, Sizes
 EPSILON = 1e-8
 
 
+class _Products(torch.autograd.Function):
+    """Sums of ``a b`` and of ``a a`` along dimensions that stay as 1, with a gradient for ``a`` alone, formed in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Both."""
+        ctx.save_for_backward(a, b)
+        return (a * b).sum(dims, keepdim=True), (a * a).sum(dims, keepdim=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, crossed: Tensor, own: Tensor) -> tuple[Tensor, None, None]:
+        """``crossed b + 2 own a``."""
+        a, b = ctx.saved_tensors
+        return torch.addcmul(crossed * b, 2 * own, a), None, None
+
+
 def correlation(p: Tensor, q: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation along ``dim``; the product of the norms gets 1e-8, as in the published code."""
-    p, q = p - p.mean(dim, keepdim=True), q - q.mean(dim, keepdim=True)
-    return (p * q).sum(dim) / (p.norm(dim=dim) * q.norm(dim=dim) + EPSILON)
+    """Pearson's correlation along ``dim``, differentiable in ``p``; 1e-8 is added to the norms' product, as published."""
+    a, b = _centred(p, dim), _centred(q, dim)
+    crossed, own = _Products.apply(a, b, (dim,))
+    return (crossed / (_root(own) * _root((b * b).sum(dim, keepdim=True)) + EPSILON)).squeeze(dim)
+
+
+def _centred(values: Tensor, dim: int) -> Tensor:
+    """Without the mean, which needs no gradient: what it is multiplied by has mean 0 itself."""
+    return values - values.detach().mean(dim, keepdim=True)
 
 
 def inter_class(p: Tensor, q: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -31,16 +56,17 @@ def inter_class(p: Tensor, q: Tensor, keep: Tensor | None = None) -> Tensor:
 def intra_class(p: Tensor, q: Tensor, keep: Tensor | None = None) -> Tensor:
     """``1 - mean over classes of corr over all pixels of the batch``, of all ranks; probabilities ``B K h w``."""
     weight = p.new_ones(p[:, :1].shape) if keep is None else keep.unsqueeze(1).to(p.dtype)
-    over, classes = (0, 2, 3), (1, -1, 1, 1)
+    over = (0, 2, 3)
     count = sum_over_ranks(weight.sum()).detach()
 
     def centred(values: Tensor) -> Tensor:
-        middle = sum_over_ranks((values * weight).sum(over)) / count.clamp_min(1)
-        return (values - middle.view(classes)) * weight
+        total = sum_over_ranks((values.detach() * weight).sum(over, keepdim=True))
+        apart = values - total / count.clamp_min(1)
+        return apart if keep is None else apart * weight
 
-    p, q = centred(p), centred(q)
-    product, p_norm, q_norm = (sum_over_ranks((a * b).sum(over)) for a, b in ((p, q), (p, p), (q, q)))
-    found = product / (_root(p_norm) * _root(q_norm) + EPSILON)
+    a, b = centred(p), centred(q)
+    crossed, own = (sum_over_ranks(part) for part in _Products.apply(a, b, over))
+    found = crossed / (_root(own) * _root(sum_over_ranks((b * b).sum(over, keepdim=True))) + EPSILON)
     return (1 - found.mean()) * (count > 0)
 
 
