@@ -169,3 +169,8 @@ def test_rare_things_are_wider_in_overlays_of_large_images() -> None:
     wide = torch.zeros(200, 3300, dtype=torch.uint8)
     wide[:100] = 1
     assert (bold(wide.numpy()) == wide.numpy()).all()
+
+
+def test_a_folder_of_runs_is_no_run(cracks: Path) -> None:
+    done = call("evaluate", ".", folder=cracks)
+    assert (done.returncode, "is no run; did you mean run?" in done.stderr) == (2, True), done.stderr

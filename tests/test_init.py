@@ -238,6 +238,39 @@ def test_two_meanings_of_white_are_refused(tmp_path: Path) -> None:
             seen(root)
 
 
+def test_more_white_than_the_class_beside_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    unsure = np.array([0, 255, 255], np.uint8)
+    root = folder(tmp_path / "data", lambda path, labels, _: put(path, unsure[labels]), usual)
+    for path in (root / "masks").iterdir():
+        mask = np.array(Image.open(path))
+        mask[:6] = 128
+        put(path, mask)
+    with pytest.raises(InputError, match=r"hold 0, 128 and 255, and more pixels of 255.*--ignore 128, or --ignore 255"):
+        seen(root)
+    assert call("init", "data", "--ignore", "128", folder=tmp_path).returncode == 0
+    data = load("data/r18", ["ce"])[0].data
+    assert (data.classes, data.ignore) == (((0, "background"), (255, "foreground")), (128,))
+
+
+def test_colours_called_void_are_no_label(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data", MASKS["painted"][0], usual)
+    (root / "labelmap.txt").write_text("road:128,64,128::\nVoid:0,0,0::\ncar:0,0,142::\n")
+    coding = seen(root).coding
+    assert [one.name for one in coding.classes] == ["road", "car"]
+    assert coding.ignore_colours == [(0, 0, 0)]
+
+
+def test_list_files_are_found_where_voc_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = folder(tmp_path / "data", MASKS["numbers"][0], lambda n: (f"JPEGImages/{n}.png", f"SegmentationClass/{n}.png"))
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for part, numbers in (("train", range(9)), ("val", range(9, 13)), ("trainval", range(13))):
+        (root / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(map(str, numbers)))
+    recipe = declared(root, tmp_path)
+    assert {split: len(open_split(recipe.data, split)) for split in ("train", "val")} == {"train": 9, "val": 4}
+
+
 def test_classes_of_a_recipe_are_replaced_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     declared(folder(tmp_path / "data", MASKS["numbers"][0], usual), tmp_path)

@@ -33,12 +33,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load, evaluate, print."""
     from kd import distributed
+    from kd.config import InputError
     from kd.files import write_json
     from kd.networks.build import load_network
     from kd.recipe.loading import load
     from students.examining.examiner import Examiner
     from students.examining.thresholds import Wish, facts, lines
 
+    if not (options.run / "recipe.yaml").is_file():
+        below = sorted(file.parent for file in options.run.glob("*/recipe.yaml"))
+        hint = f"did you mean {below[0]}?" if below else "give a directory that `kd train` wrote"
+        raise InputError(f"{options.run}: is no run; {hint}")
     recipe, _ = load(options.run / "recipe.yaml", options.overrides, taught=False)
     wanted = options.split or (recipe.evaluation.select if options.thresholds else recipe.evaluation.report)
     recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, f"evaluation.report={wanted}"], taught=False)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-FEW = 10
+FEW, FEW_CLASSES = 10, 2
 """Images below which a split says little."""
 EPILOG = """examples:
   kd init ~/cracks                          writes recipes/cracks/r18.yaml and r34_teacher.yaml here, and checks the data
@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the recipes' folder below recipes/ (default: that of FOLDER)")
     parser.add_argument("--images", metavar="DIR", help="the folder of images in FOLDER; {split} stands for train, val ...")
     parser.add_argument("--masks", metavar="DIR", help="the folder of masks")
+    parser.add_argument("--ignore", type=int, action="append", metavar="VALUE", help="a mask value that means no label")
     parser.add_argument("--mask-suffix", metavar="TEXT", help="what masks have behind the image's name, e.g. _mask")
 
 
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     if there := [path for path in (target / "r18.yaml", target / "r34_teacher.yaml") if path.exists()]:
         raise InputError(f"{there[0]}: is there already, and may have been edited; remove it, or choose another --name")
     keys = {"images": options.images, "masks": options.masks, "mask_suffix": options.mask_suffix}
-    found = survey(root, {key: value for key, value in keys.items() if value is not None}, bar)
+    found = survey(root, {key: value for key, value in keys.items() if value is not None}, bar, options.ignore)
     if not found.splits.get("train"):
         raise InputError(f"{root}: has no images to train on; splits: {', '.join(found.splits)}. Call one of them train")
     head = f"{MODELINE}: $schema={(library() / 'recipe.schema.json').resolve()}\n"
@@ -65,8 +66,10 @@ def summary(found: Any) -> list[str]:
     lines = [f"  {shown}{f', ... ({len(coding.classes)})' if len(coding.classes) > 12 else ''}"]
     if none := [*coding.ignore, *map(list, coding.ignore_colours)]:
         lines.append(f"  no label: {', '.join(map(str, none))} ({coding.ignored:.1%} of the pixels)")
+    if any(one.colour == (0, 0, 0) for one in coding.classes) and len(coding.classes) > FEW_CLASSES:
+        lines.append("  note: black is taken for a class; if it means no label: data.ignore_colours instead of data.colours")
     counts = ", ".join(f"{split} {count}" for split, count in found.splits.items())
-    how = "cut by a hash of the names" if found.cut else "as they are"
+    how = "cut by a hash of the names" if found.cut else "by list files" if found.lists else "as they are"
     lines.append(f"splits {how}: {counts}; the best is chosen on {select}, {report} is reported")
     if select == report:
         lines.append(f"  note: {select} chooses and is reported; a further split would make the best checkpoint's score honest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,8 +122,14 @@ def _counts(values: np.ndarray) -> dict[int, int]:
     return {int(value): int(count) for value, count in zip(found, counts, strict=True)}
 
 
-def understood(seen: Seen, names: Sequence[str] = (), painted: Mapping[Colour, str] = MappingProxyType({})) -> Coding:
-    """What masks mean. ``names`` of numbers, in their order, and ``painted`` of colours, where somebody has written them down.
+def understood(
+    seen: Seen,
+    names: Sequence[str] = (),
+    painted: Mapping[Colour, str] = MappingProxyType({}),
+    ignore: Sequence[int] | None = None,
+) -> Coding:
+    """What masks mean. ``names`` of numbers, in their order, and ``painted`` of colours, where somebody has written them down;
+    ``ignore`` are the numbers that mean no label, where that is said.
 
     Raises:
         InputError: no mask can be read, or they hold too many values or colours to be classes.
@@ -134,14 +141,18 @@ def understood(seen: Seen, names: Sequence[str] = (), painted: Mapping[Colour, s
         return _cut(seen, names)
     if "colours" in kinds or seen.permuted:
         return _painted(seen, painted)
-    return _numbered(seen, names)
+    return _numbered(seen, names, ignore)
 
 
-def without_black(coding: Coding) -> None:
-    """Make black no label, as data sets have it that paint no class black."""
-    black = [one for one in coding.classes if one.colour == BLACK]
-    coding.classes = [one for one in coding.classes if one.colour != BLACK]
-    coding.ignore_colours, coding.ignored = [BLACK] if black else [], sum(one.share for one in black)
+VOID = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "none", "dontcare", "noclass")
+
+
+def without_void(coding: Coding, black: bool) -> None:
+    """Make colours no label that are called so, and ``black``, where a data set paints no class so."""
+    called = {one.colour for one in coding.classes if re.sub(r"[^a-z]", "", one.name.lower()) in VOID}
+    void = [one for one in coding.classes if one.colour in called or (black and one.colour == BLACK)]
+    coding.classes = [one for one in coding.classes if one not in void]
+    coding.ignore_colours, coding.ignored = [one.colour for one in void if one.colour], sum(one.share for one in void)
 
 
 def _cut(seen: Seen, names: Sequence[str]) -> Coding:
@@ -172,14 +183,16 @@ def _painted(seen: Seen, names: Mapping[Colour, str]) -> Coding:
     return Coding("palettes differ from file to file: read by colour" if seen.permuted else "painted masks", found)
 
 
-def _numbered(seen: Seen, names: Sequence[str]) -> Coding:
+def _numbered(seen: Seen, names: Sequence[str], given: Sequence[int] | None) -> Coding:
     numbers = dict(sorted(seen.numbers.items()))
     if {kind for kind, count in seen.kinds.items() if count} - {"broken"} == {"1 bit"} and set(numbers) == {0, 255}:
         numbers = {0: numbers[0], 1: numbers[255]}
     total = sum(numbers.values())
-    ignore = [value for value in NO_LABEL if value in numbers and len(numbers) > 2]
+    usual_ignore = [value for value in NO_LABEL if value in numbers and len(numbers) > 2]
+    ignore = usual_ignore if given is None else list(given)
     values = [value for value in numbers if value not in ignore]
-    _check_white(seen, numbers, values)
+    if given is None:
+        _check_white(seen, numbers, values)
     if len(values) > FEW_COLOURS:
         raise InputError(
             f"masks hold {len(values)} different numbers ({values[0]} to {values[-1]}), too many to be classes: numbers of "
@@ -203,12 +216,17 @@ def _check_white(seen: Seen, numbers: Mapping[int, int], values: Sequence[int]) 
     if other == 1 and not any({1, 255} <= held for held in seen.together):
         raise InputError(
             f"{ones} masks hold the value 1 and {whites} the value 255, none both, as if both meant the same thing. Write all "
-            "masks alike, 0 and 255; or, if 255 means no label here, take the template: kd recipes copy folder/r18"
+            "masks alike, 0 and 255; or, if 255 means no label here, say --ignore 255"
         )
     if numbers[other] * STRAY < numbers[255]:
         raise InputError(
             f"masks hold 0, 255, and in {numbers[other]} pixels {other}, too few to be a class beside so many of 255: stray "
-            f"pixels? Mend these ({ones} masks), or take the template and say what the values mean: kd recipes copy folder/r18"
+            f"pixels? Mend these ({ones} masks), or say what means no label: --ignore {other}, or --ignore 255"
+        )
+    if numbers[other] < numbers[255]:
+        raise InputError(
+            f"masks hold 0, {other} and 255, and more pixels of 255 ({numbers[255]}) than of {other} ({numbers[other]}): which "
+            f"is the thing, and which means no label? Say --ignore {other}, or --ignore 255"
         )
 
 

@@ -36,7 +36,7 @@ def pair(found: Survey, name: str) -> str:
         "# student.pretrained=false schedule.optimizer.lr=5e-4 schedule.optimizer.head_multiplier=1 and more steps.",
         "family: jdt",
         "extends: [_parts/data/folder, _parts/student/dl3_r18, _parts/schedule/folder]",
-        f"teacher: {{name: run, path: runs/{name}/r34_teacher/seed0}}",
+        f"teacher: {{name: run, path: runs/{name}/r34_teacher/seed0, floor: 20}}",
         "data:",
         f"  root: {json.dumps(str(found.root), ensure_ascii=False)}",
         _commented(f"  images: {_text(places.images)}", f"in {_counted(found)}"),
@@ -86,6 +86,8 @@ def _declared(one: Class) -> str:
 
 
 def _splits(found: Survey) -> list[str]:
+    if found.lists:
+        return [f"  lists: {{{', '.join(f'{split}: {_text(file)}' for split, file in found.lists.items())}}}"]
     if not found.cut:
         return []
     told = ", ".join(f"{split} {count}" for split, count in found.splits.items())
