@@ -101,6 +101,11 @@ def test_one_channel_is_refused_and_no_image_is_0(loss: Loss) -> None:
     assert float(mixture["it"]) == 0
 
 
+def test_no_term_is_called_like_a_word_of_torch() -> None:
+    with pytest.raises(ConfigError, match="loss has a term 'half', which is a word of torch's own"):
+        Mixture({"half": CrossEntropy()})
+
+
 def test_no_class_weight_is_negative() -> None:
     for kind in (CrossEntropy, JaccardMetricLoss):
         with pytest.raises(ConfigError, match=r"class_weights\.1: is -2\.0"):

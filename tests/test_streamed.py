@@ -215,3 +215,89 @@ def test_blocks_are_the_rule_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with maps("whole"):
         task.terms(outputs(SHAPES[0]), target)
     assert len(seen) == 1
+
+
+def test_logits_at_the_labels_size_in_any_layout() -> None:
+    for shape in ((2, 5, 24, 30, 24, 30), (1, 5, 1, 30, 1, 30), (2, 5, 24, 1, 24, 1)):
+        sizes = Sizes(5, 1, 0, True)
+        method = JmlKd(sizes, sizes, jaccard={"smooth": 1.0, "active_hard": "both", "active_soft": "both"})
+        mine, its = (outputs(shape, seed) for seed in (0, 1))
+        last = torch.channels_last
+        laid = Outputs(mine.logits.to(memory_format=last), mine.aux_logits.to(memory_format=last))  # type: ignore[union-attr]
+        agree(lambda given, its=its, method=method, shape=shape: method(given, its, labels(shape)), laid)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    shape = SHAPES[2]
+    task = mixture(ce=CrossEntropy(), jaccard=JaccardMetricLoss(smooth=1.0))
+    student = outputs(shape, dtype=torch.float32)
+
+    def seen(inside: bool) -> tuple[dict[str, Tensor], Tensor]:
+        leaf = student.logits.clone().requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=inside), maps("blocks"):
+            terms = task.terms(Outputs(leaf), labels(shape))
+            torch.stack(list(terms.values())).sum().backward()
+        assert leaf.grad is not None
+        return terms, leaf.grad
+
+    (inside, gradient), (outside, other) = seen(True), seen(False)
+    assert inside == outside
+    assert torch.equal(gradient, other)
+
+
+def test_a_loss_that_does_otherwise_is_asked_itself() -> None:
+    class Half(CrossEntropy):
+        def forward(self, logits: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+            return super().forward(logits, target, keep) / 2
+
+    class Other(JaccardMetricLoss):
+        def from_probabilities(self, probability: Tensor, target: Tensor, keep: Tensor | None = None) -> Tensor:
+            return super().from_probabilities(probability, target, keep) / 2
+
+    hooked, calls = CrossEntropy(), []
+    hooked.register_forward_hook(lambda *_: calls.append(1))
+    with maps("blocks"):
+        found = mixture(ce=CrossEntropy(), halved=Half(), jaccard=JaccardMetricLoss(), other=Other(), hooked=hooked).terms(
+            outputs(SHAPES[0]), labels(SHAPES[0])
+        )
+    assert float(found["halved"]) == pytest.approx(float(found["ce"]) / 2)
+    assert float(found["other"]) == pytest.approx(float(found["jaccard"]) / 2)
+    assert calls == [1]
+
+
+def test_what_is_not_kept_does_not_matter_and_a_teacher_may_exclude_a_class() -> None:
+    shape = (2, 5, 24, 30, 24, 30)
+    sizes = Sizes(5, 1, 0, True)
+    method, target = JmlKd(sizes, sizes, aux=False), labels((2, 5, 24, 30, 24, 30))
+    mine, its = outputs(shape), outputs(shape, 1)
+    mine.logits[:, :, 0, 0] = float("nan")
+    its.logits[:, 2] = float("-inf")
+    assert (target[:, 0, 0] == IGNORE).all()
+    (whole, gradients), (blocks, others) = both(lambda given: method(given, its, target), mine)
+    for name, value in whole.items():
+        torch.testing.assert_close(blocks[name], value, rtol=1e-12, atol=1e-12)
+    for gradient in (gradients[0], others[0]):
+        gradient[:, :, 0, 0] = 0
+    torch.testing.assert_close(others[0], gradients[0], rtol=1e-9, atol=1e-12)
+
+
+def test_blocks_of_one_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_blocks, "BLOCK", 1)
+    shape = (2, 3, 5, 1, 9, 1)
+    sizes = Sizes(3, 8, 0, True)
+    method = JmlKd(sizes, sizes)
+    agree(lambda mine: method(mine, outputs(shape, 1), labels(shape)), outputs(shape))
+
+
+def test_tensors_of_inference_mode_and_labels_of_8_bits() -> None:
+    shape = (1, 300, 3, 4, 24, 30)
+    sizes = Sizes(300, 8, 0, True)
+    method = JmlKd(sizes, sizes)
+    with torch.inference_mode():
+        teacher, target = outputs(shape, 1), labels(shape)
+    agree(lambda mine: method(mine, teacher, target), outputs(shape), 1e-11)
+    small = torch.full((1, 24, 30), 99, dtype=torch.uint8)
+    agree(lambda mine: mixture(ce=CrossEntropy()).terms(mine, small), outputs(shape))
+    with pytest.raises(ValueError, match="of one class"), maps("blocks"):
+        mixture(ce=CrossEntropy()).terms(Outputs(torch.zeros(1, 1, 3, 4)), small * 0)

@@ -17,19 +17,24 @@ class Pixels(NamedTuple):
     smooth: Tensor | None
     epsilon: float
 
-    def block(self, image: int, rows: slice, dtype: torch.dtype) -> Pixels:
-        """Some rows of an image; ``keep`` and ``smooth`` become numbers."""
+    def block(self, image: int, rows: slice) -> Pixels:
+        """Some rows of an image."""
         keep = self.keep[image, rows].flatten()
         target = self.target[image, rows].flatten().where(keep, 0).long()
-        smooth = None if self.smooth is None else self.smooth[image, rows].flatten().to(dtype)
-        return Pixels(target, keep.to(dtype), smooth, self.epsilon)
+        smooth = None if self.smooth is None else self.smooth[image, rows].flatten()
+        return Pixels(target, keep, smooth, self.epsilon)
 
-    def soft_labels(self, classes: int) -> Tensor:
+    def only(self, values: Tensor) -> Tensor:
+        """Values ``N`` or ``K N`` of a block, in place 0 where not kept, whatever they are there."""
+        return values.masked_fill_(~self.keep, 0)
+
+    def soft_labels(self, like: Tensor) -> Tensor:
         """Of a block whose labels are smoothed, ``K N``, 0 where not kept."""
         assert self.smooth is not None
-        spread = self.smooth * self.keep * self.epsilon
-        found = (spread / classes).expand(classes, -1).clone()
-        return _add_at(found, self.target, self.keep - spread)
+        kept = self.keep.to(like.dtype)
+        spread = kept * self.smooth * self.epsilon
+        found = (spread / len(like)).repeat(len(like), 1)
+        return _add_at(found, self.target, kept - spread)
 
 
 def _softmax_(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,25 +58,25 @@ def _by_class(values: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 def measure(x: Tensor, t: Tensor | None, block: Pixels, wanted: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
     """What a block adds to the wanted sums; its logits ``K N`` are written over."""
-    keep, labels = block.keep, block.target
+    labels, kept = block.target, block.keep.to(x.dtype)
     at_label = x.gather(0, labels[None])[0]
     q, gaps = _soft_labels(x, t, block, wanted)
     p, total = _softmax_(x)
-    p.mul_(keep)
-    yield "pixels", keep.sum()
-    yield "labels", _by_class(keep, labels, len(p))
+    block.only(p)
+    yield "pixels", kept.sum()
+    yield "labels", _by_class(kept, labels, len(p))
     yield "mass", p.sum(1)
     if "ce" in wanted:
-        yield "ce", ((total - at_label) * keep).sum()
+        yield "ce", block.only(total - at_label).sum()
     if "hard" in wanted:
         yield "hard", _by_class(p.gather(0, labels[None])[0], labels, len(p))
     if "peak p" in wanted:
         yield "peak p", p.amax(1)
     if "peak p + y" in wanted:
-        yield "peak p + y", _add_at(p.clone(), labels, keep).amax(1)
+        yield "peak p + y", _add_at(p.clone(), labels, kept).amax(1)
     if q is not None:
         yield "targets", q.sum(1)
-        yield from ((name, ((total + gap) * keep).sum()) for name, gap in gaps.items())
+        yield from ((name, block.only(total + gap).sum()) for name, gap in gaps.items())
         yield from ((name, found(p, q)) for name, found in OVERLAPS.items() if name in wanted)
 
 
@@ -89,34 +94,36 @@ def _soft_labels(x: Tensor, t: Tensor | None, block: Pixels, wanted: frozenset[s
     if t is None and block.smooth is None:
         return None, {}
     if t is None:
-        q = block.soft_labels(len(x))
+        q = block.soft_labels(x)
         cross = -(q * x).sum(0)
         return q, {"cross": cross, "kl": cross + torch.xlogy(q, q).sum(0)}
     apart = t - x  # where both agree the divergence must not be a difference of large numbers
     q, its_total = _softmax_(t)
-    q.mul_(block.keep)
-    return q, {"kl": apart.mul_(q).sum(0) - its_total} if "kl" in wanted else {}
+    block.only(q)
+    if "kl" not in wanted:
+        return q, {}
+    return q, {"kl": apart.mul_(q).masked_fill_(q == 0, 0).sum(0) - its_total}
 
 
 def gradient(x: Tensor, t: Tensor | None, block: Pixels, share: Mapping[str, Tensor]) -> Tensor:
     """The gradient ``K N`` of a block's logits, which are written over, for the weights of the sums."""
-    keep, labels, none = block.keep, block.target, x.new_zeros(())
-    q = block.soft_labels(len(x)) if t is None and block.smooth is not None else None
+    labels, none = block.target, x.new_zeros(())
+    q = block.soft_labels(x) if t is None and block.smooth is not None else None
     if t is not None:
         q, _ = _softmax_(t)
     p, _ = _softmax_(x)
-    divergence = share.get("cross", none) + share.get("kl", none)
-    slope = share.get("mass", x.new_zeros(len(x)))[:, None].expand_as(p)
+    mass, divergence = share["mass"][:, None], share.get("cross", none) + share.get("kl", none)
     if q is not None and "soft" in share:
         half = share["soft"][:, None] / 2
-        slope = torch.sub(q, p).sign_().mul_(half).add_(slope + half)  # a tie is worth a half, as in torch.minimum
+        slope = torch.sub(q, p).sign_().mul_(half).add_(mass + half)  # a tie is worth a half, as in torch.minimum
+    else:
+        slope = mass.repeat(1, p.shape[1])
     if q is not None and "product" in share:
-        slope = torch.addcmul(slope, q, share["product"][:, None])
-    slope = slope.clone() if slope.stride(1) == 0 else slope
+        slope.addcmul_(q, share["product"][:, None])
     if "hard" in share:
         _add_at(slope, labels, share["hard"][labels])
     hard = share.get("ce", none)
     slope.sub_((slope * p).sum(0)).add_(hard + divergence).mul_(p)
     if q is not None:
         slope.sub_(q.mul_(divergence))
-    return _add_at(slope, labels, -hard.expand(labels.shape)).mul_(keep)
+    return block.only(_add_at(slope, labels, -hard.expand(labels.shape)))

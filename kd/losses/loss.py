@@ -62,6 +62,13 @@ class Loss(nn.Module):
         """The sums over pixels that the loss is made of, see :mod:`kd.losses.streamed`; None if it needs whole maps."""
         return None
 
+    def summed(self, hard: bool) -> frozenset[str] | None:
+        """What is ``wanted``, unless a derived class, or a hook, does otherwise in ``forward``."""
+        order = [set(vars(kind)) for kind in type(self).__mro__]
+        told = next(place for place, names in enumerate(order) if "wanted" in names)
+        others = any({"forward", "from_probabilities"} & names for names in order[:told])
+        return None if others or self._forward_hooks or self._forward_pre_hooks else self.wanted(hard)
+
     def from_sums(self, sums: Any, hard: bool) -> Tensor:
         """The scalar, of :class:`kd.losses.streamed.Sums` with what is ``wanted`` against hard or soft labels."""
         raise NotImplementedError(f"{type(self).__name__} wants no sums")
@@ -116,17 +123,26 @@ def kept_pixels(logits: Tensor, target: Tensor, keep: Tensor | None, ignore_inde
     Raises:
         ValueError: shapes do not fit, or a label that counts is no class, or, soft, no probability.
     """
-    if logits.shape[1] < 2:
-        raise ValueError(
-            f"logits are {tuple(logits.shape)}, of one class; a pixel is one of several: give one thing on a background two "
-            "channels, background and foreground"
-        )
+    check_channels(logits)
     mask = pixel_mask(logits, target, keep, ignore_index)
     if is_hard(target):
         check_labels(target, mask, logits.shape[1], ignore_index)
     else:
         check_soft_labels(target, mask)
     return mask
+
+
+def check_channels(logits: Tensor) -> None:
+    """Refuse logits of one class, whose losses are 0 whatever they are.
+
+    Raises:
+        ValueError: saying what to give.
+    """
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits are {tuple(logits.shape)}, of one class; a pixel is one of several: give one thing on a background two "
+            "channels, background and foreground"
+        )
 
 
 def check_labels(target: Tensor, mask: Tensor, classes: int, ignore_index: int | None) -> None:
@@ -137,7 +153,8 @@ def check_labels(target: Tensor, mask: Tensor, classes: int, ignore_index: int |
     """
     if _CHECKED.get():
         return
-    wrong = target[mask & ((target < 0) | (target >= classes))]
+    labels = target.long()  # in 8 bits a comparison with more classes would wrap
+    wrong = target[mask & ((labels < 0) | (labels >= classes))]
     if len(wrong):
         values = ", ".join(str(value) for value in wrong.unique().tolist()[:8])
         raise ValueError(

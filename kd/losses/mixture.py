@@ -57,6 +57,8 @@ class Mixture(nn.Module):
 
     def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
+        if taken := [name for name in losses if hasattr(nn.ModuleDict, name)]:
+            raise ConfigError(f"loss has a term '{taken[0]}', which is a word of torch's own; call it otherwise")
         self.losses = nn.ModuleDict(losses)
         self.fields: dict[str, str] = {name: loss.config.field for name, loss in losses.items()}
         self.weights = dict(weights) if weights is not None else dict.fromkeys(losses, 1.0)
@@ -89,7 +91,7 @@ class Mixture(nn.Module):
             return {}
         hard, keep = smoothing is None, target != IGNORE
         soft = None if smoothing is None else Smoothed(smoothed_pixels(target, smoothing), smoothing.epsilon)
-        wanted = {name: names for name, loss in self.losses.items() if (names := loss.wanted(hard)) is not None}  # type: ignore[operator]
+        wanted = {name: names for name, loss in self.losses.items() if (names := loss.summed(hard)) is not None}  # type: ignore[operator]
         groups: dict[tuple[str, float], list[str]] = {}
         for name in wanted:
             temperature = getattr(self.losses[name].config, "temperature", 1.0)

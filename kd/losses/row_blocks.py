@@ -20,12 +20,12 @@ class Grid:
         about = (align_corners, maps.dtype, maps.device)
         self.across = None if width == size[1] else _matrix(width, size[1], *about)
         self.down = None if height == size[0] else (height, size[0], *about)
-        self.wide = maps if self.across is None else maps @ self.across.T
+        self.wide = maps.contiguous() if self.across is None else maps @ self.across.T
 
     def at(self, rows: slice) -> Tensor:
         """``K N``, to be written to."""
         if self.down is None:
-            return self.wide[:, rows].reshape(len(self.wide), -1).clone()
+            return self.wide[:, rows].flatten(1).clone(memory_format=torch.contiguous_format)
         weights, low = _rows(*self.down, rows.start, rows.stop)
         return torch.matmul(weights, self.wide[:, low]).view(len(self.wide), -1)
 

@@ -8,7 +8,7 @@ columns. The plain path, maps resampled as a whole, is the reference that tests 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kd.losses.block_sums import Pixels, gradient, measure
-from kd.losses.loss import check_labels
+from kd.losses.loss import check_channels, check_labels
 from kd.losses.row_blocks import Grid, blocks
 from kd.types import IGNORE, Outputs, full_precision
 
@@ -90,6 +90,7 @@ def sums(
             f"target must be B H W and keep like it, for logits {tuple(logits.shape)}; they are {tuple(target.shape)} and "
             f"{tuple(keep.shape)}"
         )
+    check_channels(logits)
     check_labels(target, keep, logits.shape[1], IGNORE)
     teacher = None
     if isinstance(soft, Outputs):
@@ -99,7 +100,8 @@ def sums(
     grids = (student.align_corners, soft.align_corners if isinstance(soft, Outputs) else False)
     smoothed = soft if isinstance(soft, Smoothed) else None
     labels = Pixels(target, keep, smoothed.pixels if smoothed else None, smoothed.epsilon if smoothed else 0.0)
-    found = dict(zip(ALL, _Stream.apply(logits, teacher, labels, frozenset(wanted), grids), strict=True))
+    with torch.autocast(logits.device.type, enabled=False):
+        found = dict(zip(ALL, _Stream.apply(logits, teacher, labels, frozenset(wanted), grids), strict=True))
     peaks = {name.removeprefix("peak "): found.pop(name) for name in PEAKS}
     return Sums(**found, peaks=peaks, dtype=logits.dtype)
 
@@ -109,6 +111,11 @@ def _field(outputs: Outputs, name: str) -> Tensor:
     if maps is None:
         raise ValueError(f"the network has no {name}; build it with an auxiliary head, or drop the terms that use it")
     return maps
+
+
+def _kept(values: Tensor | None) -> Tensor | None:
+    """What can be saved for backward; tensors of inference mode cannot."""
+    return values.clone() if values is not None and values.is_inference() else values
 
 
 class _Stream(torch.autograd.Function):
@@ -132,11 +139,11 @@ class _Stream(torch.autograd.Function):
             mine = Grid(logits[image], size, corners[0])
             its = None if teacher is None else Grid(teacher[image], size, corners[1])
             for rows in blocks(logits, size):
-                block = pixels.block(image, rows, logits.dtype)
+                block = pixels.block(image, rows)
                 for name, value in measure(mine.at(rows), None if its is None else its.at(rows), block, wanted):
                     row = found[name][image]
                     row.copy_(torch.maximum(row, value.double())) if name in PEAKS else row.add_(value)
-        ctx.save_for_backward(logits, teacher, pixels.target, pixels.keep, pixels.smooth)
+        ctx.save_for_backward(logits, *map(_kept, (teacher, pixels.target, pixels.keep, pixels.smooth)))
         ctx.facts = size, pixels.epsilon, wanted, corners
         ctx.mark_non_differentiable(*(found[name] for name in ALL if name not in DIFFERENTIABLE))
         return tuple(found.values())
@@ -149,6 +156,11 @@ class _Stream(torch.autograd.Function):
                 "losses taken block by block have no second derivative; compute them on whole maps: run.maps=whole, or in "
                 "your own loop `with kd.losses.loss.maps('whole'):`"
             )
+        with torch.autocast(weights[0].device.type, enabled=False):
+            return _Stream._second_pass(ctx, weights), None, None, None, None
+
+    @staticmethod
+    def _second_pass(ctx: Any, weights: Sequence[Tensor]) -> Tensor:
         logits, teacher, target, keep, smooth = ctx.saved_tensors
         size, epsilon, wanted, corners = ctx.facts
         pixels = Pixels(target, keep, smooth, epsilon)
@@ -160,7 +172,7 @@ class _Stream(torch.autograd.Function):
             share = {name: given[name][image].to(logits.dtype) for name in DIFFERENTIABLE if name in wanted or name == "mass"}
             total = torch.zeros_like(mine.wide)
             for rows in blocks(logits, size):
-                block = pixels.block(image, rows, logits.dtype)
+                block = pixels.block(image, rows)
                 mine.add_back(gradient(mine.at(rows), None if its is None else its.at(rows), block, share), rows, total)
             found[image] = mine.ended(total)
-        return found, None, None, None, None
+        return found

@@ -64,12 +64,12 @@ class JmlKd(Method):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
-        if by_blocks(student.logits) and self.jaccard.wanted(True) is not None:
+        if by_blocks(student.logits) and self.jaccard.summed(True) is not None:
             return self._by_blocks(student, teacher, target)
         size = (int(target.shape[-2]), int(target.shape[-1]))
         keep, temperature = target != IGNORE, self.config.temperature
         logits = student.at(size)
-        soft = self._teacher(teacher, size, "logits")
+        soft = soft_labels(teacher, size, "logits", temperature)
         tempered = logits / temperature if self.config.temper_student else logits
         terms = {
             "ce": cross_entropy(logits, target, keep),
@@ -80,7 +80,7 @@ class JmlKd(Method):
         if self.config.aux:
             aux = student.at(size, "aux_logits")
             terms["ce_aux"] = cross_entropy(aux, target, keep)
-            soft_aux = self._teacher(teacher, size, "aux_logits")
+            soft_aux = soft_labels(teacher, size, "aux_logits", temperature)
             terms["kl_aux"] = soft_kl(aux, soft_aux, keep, temperature=temperature)
         return terms
 
@@ -106,5 +106,7 @@ class JmlKd(Method):
     def _loss(self, term: str) -> Loss:
         return self.jaccard if term.startswith("jaccard") else self.kl if term.startswith("kl") else self.ce
 
-    def _teacher(self, teacher: Outputs, size: tuple[int, int], field: str) -> Tensor:
-        return (teacher.at(size, field).detach() / self.config.temperature).softmax(1)
+
+def soft_labels(teacher: Outputs, size: tuple[int, int], field: str, temperature: float) -> Tensor:
+    """The teacher's probabilities at the labels' size, ``B K H W``."""
+    return (teacher.at(size, field).detach() / temperature).softmax(1)
