@@ -51,4 +51,5 @@ def _hint(folder: Path, name: str) -> str:
         return f"Give the run's directory: {folder.parent}"
     if below := sorted(file.parent for file in folder.glob(f"*/{name}.safetensors")):
         return f"Did you mean {below[0]}?"
-    return "Train the teacher first and give its run directory" if folder.is_dir() else f"{folder} does not exist"
+    gone = "" if folder.is_dir() else f"{folder} does not exist. "
+    return f"{gone}Train the teacher first and give its run directory"

@@ -1,4 +1,4 @@
-"""Measure ratios on this machine, in one run: what each method's terms cost beside plain KD."""
+"""Measure ratios on this machine, in one run: methods beside plain KD, JML-KD's objective beside the usual way."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 EPILOG = """examples:
   kd benchmark methods                                     batch 2 of 512 x 1024 crops, 19 classes, stride 8
   kd benchmark methods cirkd@citys kd --crop 360 480 --classes 11 --batch 8 --device cuda
+  kd benchmark losses                                      JML-KD's objective: as usually written, on whole maps, by blocks
 
 Forward and backward of a method's terms on random outputs of both networks, in a process of its own: median of the repeats,
 memory on top of the inputs (CPU: growth of the process). The networks' own cost: kd cost.
@@ -19,7 +20,7 @@ memory on top of the inputs (CPU: growth of the process). The networks' own cost
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Its command line."""
-    parser.add_argument("what", choices=("methods",))
+    parser.add_argument("what", choices=("methods", "losses"))
     presets = parser.add_argument("presets", nargs="*", metavar="PRESET", help="of a method (default: all of the library)")
     presets.completer = _presets  # type: ignore[attr-defined]
     parser.add_argument("--crop", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
@@ -46,6 +47,9 @@ def run(options: argparse.Namespace) -> None:
     if options.one:
         print(json.dumps(measured(options, options.presets[0])))
         return
+    if options.what == "losses":
+        losses(options)
+        return
     known = _presets()
     if unknown := [name for name in options.presets if name not in known]:
         raise InputError(f"there is no preset '{unknown[0]}'; presets: {', '.join(known)}")
@@ -60,6 +64,27 @@ def run(options: argparse.Namespace) -> None:
         crop, widths = ("x".join(map(str, pair)) for pair in (options.crop, options.widths))
         shape = f"batch {options.batch} of {crop} at stride 8, {options.classes} classes, widths {widths}, {options.device}"
         options.json.write_text(json.dumps({"shape": shape, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def losses(options: argparse.Namespace) -> None:
+    """The table of the objective's ways."""
+    from kd.benchmark.losses import measure
+    from kd.benchmark.methods import Shape
+    from kd.config import InputError
+    from kd.distributed import local_device
+
+    if options.presets:
+        raise InputError(f"losses: takes no preset, here {options.presets[0]}; methods does")
+    shape = Shape(tuple(options.crop), options.batch, options.classes)
+    rows = measure(shape, local_device(options.device), options.repeats)
+    time, memory = rows[0]["milliseconds"], rows[0]["mebibytes"]
+    print("| JML-KD's objective | ms | x usual | spread | MiB | x usual |\n|---|---|---|---|---|---|")
+    for row in rows:
+        room = "- | -" if not memory else f"{row['mebibytes']:.0f} | {row['mebibytes'] / memory:.3f}"
+        times = f"{row['milliseconds']:.0f} | {row['milliseconds'] / time:.3f} | {row['spread']:.0f}"
+        print(f"| {row['way']} | {times} | {room} |")
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def alone(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
