@@ -301,3 +301,12 @@ def test_tensors_of_inference_mode_and_labels_of_8_bits() -> None:
     agree(lambda mine: mixture(ce=CrossEntropy()).terms(mine, small), outputs(shape))
     with pytest.raises(ValueError, match="of one class"), maps("blocks"):
         mixture(ce=CrossEntropy()).terms(Outputs(torch.zeros(1, 1, 3, 4)), small * 0)
+
+
+def test_a_loss_that_wants_sums_must_make_something_of_them() -> None:
+    class Half(Loss):
+        def wanted(self, hard: bool) -> frozenset[str]:
+            return frozenset({"ce"})
+
+    with pytest.raises(TypeError, match="Half has no from_sums"), maps("blocks"):
+        mixture(it=Half()).terms(outputs(SHAPES[0]), labels(SHAPES[0]))

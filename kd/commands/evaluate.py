@@ -45,14 +45,13 @@ def run(options: argparse.Namespace) -> None:
         hint = f"did you mean {below[0]}?" if below else "give a directory that `kd train` wrote"
         raise InputError(f"{options.run}: is no run; {hint}")
     recipe, _ = load(options.run / "recipe.yaml", options.overrides, taught=False)
-    wanted = options.split or (recipe.evaluation.select if options.thresholds else recipe.evaluation.report)
-    recipe, _ = load(options.run / "recipe.yaml", [*options.overrides, f"evaluation.report={wanted}"], taught=False)
+    name = options.split or (recipe.evaluation.select if options.thresholds else recipe.evaluation.report)
+    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"report": name})})
     network, card = load_network(options.run, "student" if options.checkpoint == "last" else "best")
     wish = Wish(options.thresholds, options.threshold, tuple(card["classes"]))
     device = distributed.local_device(recipe.run.device)
     with distributed.world(device):
         examiner = Examiner(recipe, wish.classes, device)
-        name = recipe.evaluation.report
         calibration = recipe.evaluation.calibration
         found = examiner.examine(network.to(device), name, calibration=calibration, thresholds=bool(wish))
         scores = found.scores(examiner.classes)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.data.dataset import Colour, Dataset, Files, Reading
-from kd.data.folder_layout import SPLIT, Layout
+from kd.data.folder_layout import Layout
 from kd.data.mask_coding import ByColour, ByThreshold, ByValue, ClassColours, ClassValues, Values, palette
 from kd.data.reading import check_sizes, data_root, read_image, resized
+from kd.data.split_names import SPLIT
 from kd.types import IGNORE
 
 Byte = Annotated[int, Field(ge=0, le=255)]

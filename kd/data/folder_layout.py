@@ -11,11 +11,9 @@ from typing import Any
 from kd.config import ConfigError
 from kd.data.folder_files import ListFile, Pair, Strays, indices, matched
 from kd.data.reading import SUFFIXES
+from kd.data.split_names import SPLIT, purpose
 
-SPLIT = "{split}"
 USUAL = ("train", "val", "test")
-TRAINING = re.compile(r"(\d+[_-]?)?(train|training|trn)([_-]?(set|data|split))?")
-"""What the folder of the split ``train`` may be called."""
 PORTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
@@ -72,7 +70,7 @@ class Layout:
         found = [name for name in names if (self.root / self.masks.replace(SPLIT, name)).is_dir()]
         if not found:
             raise ConfigError(f"data.images: no split has {self.images} and {self.masks}{self._there(self.root)}")
-        return {"train" if "train" not in found and TRAINING.fullmatch(name.lower()) else name: name for name in found}
+        return {"train" if "train" not in found and purpose(name) == "train" else name: name for name in found}
 
     def pairs(self, split: str) -> list[Pair]:
         """The pairs of a split, by name or in the order of its list.

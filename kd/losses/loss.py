@@ -69,9 +69,13 @@ class Loss(nn.Module):
         others = any({"forward", "from_probabilities"} & names for names in order[:told])
         return None if others or self._forward_hooks or self._forward_pre_hooks else self.wanted(hard)
 
-    def from_sums(self, sums: Any, hard: bool) -> Tensor:
-        """The scalar, of :class:`kd.losses.streamed.Sums` with what is ``wanted`` against hard or soft labels."""
-        raise NotImplementedError(f"{type(self).__name__} wants no sums")
+    def from_sums(self, sums: Any, hard: bool) -> Tensor:  # noqa: ARG002
+        """The scalar, of :class:`kd.losses.streamed.Sums` with what is ``wanted`` against hard or soft labels.
+
+        Raises:
+            TypeError: the loss says what it wants, and not what to make of it.
+        """
+        raise TypeError(f"{type(self).__name__} has no from_sums; a loss with wanted makes its scalar of the sums there")
 
     def extra_repr(self) -> str:
         """The knobs that differ from their defaults."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from kd.config import InputError
 from kd.data.dataset import Colour
-from kd.data.headers import DECODING, is_lossy, is_one_bit, opened
+from kd.data.headers import DECODING, is_lossy, opened
 from kd.data.reading import NUMBERED, BrokenFileError, read_colours, read_greys, read_palette, read_values
 from kd.data.survey.places import FEW_COLOURS
 
@@ -96,8 +96,8 @@ def look(masks: Iterable[Path]) -> Seen:
 
 def _add(path: Path, seen: Seen) -> None:
     with opened(path) as image:
-        lossy, numbered = is_lossy(path, image), image.mode in NUMBERED
-    seen.kinds["lossy" if lossy else "1 bit" if is_one_bit(path) else "numbers" if numbered else "colours"] += 1
+        lossy, numbered, bit = is_lossy(path, image), image.mode in NUMBERED, image.mode == "1"
+    seen.kinds["lossy" if lossy else "1 bit" if bit else "numbers" if numbered else "colours"] += 1
     if numbered and not lossy:
         counts = _counts(read_values(path))
         seen.numbers.update(counts)

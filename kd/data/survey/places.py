@@ -13,20 +13,14 @@ import numpy as np
 
 from kd.config import InputError
 from kd.data.folder_files import pictures, stem
-from kd.data.folder_layout import SPLIT
 from kd.data.headers import DECODING, BrokenFileError, is_lossy, opened
+from kd.data.split_names import SPLIT, SPLITS, spelled
 
 IMAGES = "images image imgs img rgb photos photo pictures input inputs jpegimages leftimg8bit frames originals original"
 MASKS = (
     "masks mask labels label annotations annotation annots annot gt gts groundtruth ground_truth segmentation segmentations "
     "segmentationclass targets target labelids seg"
 )
-SPLITS = {
-    "train": "train training trn",
-    "val": "val valid validation dev eval evaluation",
-    "test": "test testing tst holdout",
-}
-"""What folders of splits are called, by what they are for."""
 WORDS = {"image": IMAGES.split(), "mask": MASKS.split()}
 FEW_COLOURS = 64
 """A picture of more colours is no mask."""
@@ -98,24 +92,13 @@ def _template(folders: Sequence[str]) -> tuple[str, str, int, str]:
 
 def _word(folder: str) -> tuple[str, str, str]:
     """What a folder's name says, the name with ``{split}`` in it, and the split that it names."""
-    low, words = folder.lower(), _decorated(" ".join(SPLITS.values()))
+    low, words = folder.lower(), spelled(" ".join(SPLITS.values()))
     for form in (rf"(?P<split>{words})[_-]?(?P<rest>.*)", rf"(?P<rest>.*?)[_-]?(?P<split>{words})"):
         match = re.fullmatch(form, low)
         if match and (not match["rest"] or _kind(match["rest"])):
             start, end = match.span("split")
             return _kind(match["rest"]), folder[:start] + SPLIT + folder[end:], folder[start:end]
     return _kind(low), folder, ""
-
-
-def _decorated(words: str) -> str:
-    """A pattern of these words, also as in ``01_train`` and ``train_set``; longer ones first."""
-    longest = "|".join(sorted(words.split(), key=len, reverse=True))
-    return rf"(?:\d+[_-]?)?(?:{longest})(?:[_-]?(?:set|data|split))?"
-
-
-def purpose(split: str) -> str:
-    """``train``, ``val``, ``test``, or "" for the name of a split."""
-    return next((role for role, words in SPLITS.items() if re.fullmatch(_decorated(words), split.lower())), "")
 
 
 def _kind(word: str) -> str:

@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from kd.data.split_names import purpose
 from kd.data.survey.coding import Class
-from kd.data.survey.places import purpose
 from kd.data.survey.survey import Survey
 
 BATCH = 8

@@ -9,12 +9,13 @@ from typing import Any
 
 from kd.config import InputError, validate
 from kd.data.folder import Folder
-from kd.data.folder_layout import SPLIT, Layout
+from kd.data.folder_layout import Layout
 from kd.data.headers import DECODING, BrokenFileError, opened, orientation
 from kd.data.presence import Shower
+from kd.data.split_names import SPLIT, purpose
 from kd.data.survey.coding import Coding, look, understood, without_void
 from kd.data.survey.names import KNOWN, coloured, numbered
-from kd.data.survey.places import Places, find, purpose
+from kd.data.survey.places import Places, find
 
 LISTS = ("ImageSets/Segmentation", "ImageSets", "splits", "split", "lists")
 """Folders of list files beside the images."""
