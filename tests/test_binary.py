@@ -18,6 +18,7 @@ from kd.metrics.counts import count
 from kd.metrics.foreground import Levels, at_thresholds, levels, of_counts
 from kd.metrics.scores import summarise
 from kd.types import IGNORE, Batch, Outputs
+from students.examining.prediction_files import above
 from students.examining.previews import bold, overlay, shrunk
 from students.examining.thresholds import best
 
@@ -58,6 +59,14 @@ def test_thresholds_are_those_of_pixels_counted_one_by_one() -> None:
         wanted = of_counts(type(parts[0]).concat(parts))
         found = {name: column[percent - 1] for name, column in table.items()}
         assert found == pytest.approx({"threshold": percent / 100, **wanted}, nan_ok=True)
+
+
+def test_a_pixel_at_the_threshold_is_foreground() -> None:
+    """As ``kd predict --threshold`` has it."""
+    table = at_thresholds(levels(torch.zeros(2, 3, 4), torch.ones(3, 4, dtype=torch.long), "a"))
+    assert [table["recall"][percent - 1] for percent in (49, 50, 51)] == [100, 100, 0]
+    assert above(torch.zeros(2, 3, 4), 0.5).all()
+    assert not above(torch.zeros(2, 3, 4), 0.51).any()
 
 
 def test_levels_come_with_an_evaluation_and_count_an_image_once() -> None:
