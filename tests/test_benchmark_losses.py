@@ -10,17 +10,17 @@ import torch
 from helpers_tools import call
 
 from kd.benchmark.losses import ours, usual
-from kd.benchmark.methods import Shape, random_outputs, random_target
+from kd.benchmark.setting import Setting, random_outputs, random_target
 from kd.types import IGNORE, Outputs
 
 
 def test_the_ways_are_one_objective() -> None:
-    shape = Shape((64, 96), 2, 5)
-    student, teacher = (random_outputs(shape, 8, torch.device("cpu"), seed) for seed in (0, 1))
-    target = random_target(shape, torch.device("cpu")).contiguous()
+    setting = Setting((64, 96), 2, 5)
+    student, teacher = (random_outputs(setting, 8, seed) for seed in (0, 1))
+    target = random_target(setting)
     target[:, :9] = IGNORE
     found = []
-    for way in (usual, ours("whole", shape), ours("blocks", shape)):
+    for way in (usual, ours("whole", setting), ours("blocks", setting)):
         leaf = student.logits.detach().clone().requires_grad_()
         value = way(Outputs(leaf), teacher, target)
         value.backward()
@@ -35,8 +35,8 @@ def test_the_command_prints_and_writes_ratios(tmp_path: Path) -> None:
     done = call("benchmark", "losses", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "| JML-KD's objective | ms | x usual | spread | MiB | x usual |"
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| usual", "| whole maps", "| by blocks"]
+    assert lines[0] == "| what | way | ms | x usual | spread | MiB | x usual |"
+    assert [line.split(" | ")[1] for line in lines[2:5]] == ["usual", "whole maps", "by blocks"]
     assert [row["way"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == [
         "usual",
         "whole maps",

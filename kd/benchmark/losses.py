@@ -1,9 +1,7 @@
-"""What JML-KD's objective costs: as it is usually written, on whole maps, and by blocks; interleaved in one process."""
+"""What JML-KD's objective costs: as it is usually written, on whole maps, and by blocks."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.benchmark.methods import Shape, random_outputs, random_target
+from kd.benchmark.comparison import Comparison, Ways
+from kd.benchmark.setting import Setting, random_outputs, random_target
 from kd.losses.loss import maps
 from kd.methods.jml_kd import JmlKd
-from kd.networks.cost import peak_memory
 from kd.types import IGNORE, Outputs
 
 WEIGHTS = {"ce": 0.125, "kl": 0.125, "jaccard_hard": 0.375, "jaccard_soft": 0.375}
@@ -48,9 +46,9 @@ def _jaccard(p: Tensor, q: Tensor, keep: Tensor, present: bool) -> Tensor:
     return cost[q.amax(1) > 0].mean() if present else cost.mean()
 
 
-def ours(choice: Any, shape: Shape) -> Way:
+def ours(choice: Any, setting: Setting) -> Way:
     """The method itself, ``whole`` or by ``blocks``."""
-    sizes = shape.sizes(8)
+    sizes = setting.sizes(8)
     method = JmlKd(sizes, sizes, aux=False)
 
     def look(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
@@ -61,38 +59,16 @@ def ours(choice: Any, shape: Shape) -> Way:
     return look
 
 
-def measure(shape: Shape, device: torch.device, repeats: int = 5) -> list[dict[str, Any]]:
-    """A row for each way: median and spread of the milliseconds of forward and backward, MiB on top of the inputs, the value.
+def _objective(setting: Setting) -> Ways:
+    student, teacher = (random_outputs(setting, 8, seed) for seed in (0, 1))
+    target = random_target(setting)
 
-    The ways take turns, so that a busy moment strikes all of them.
-    """
-    ways: dict[str, Way] = {"usual": usual, "whole maps": ours("whole", shape), "by blocks": ours("blocks", shape)}
-    student, teacher = (random_outputs(shape, 8, device, seed) for seed in (0, 1))
-    target = random_target(shape, device)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    values: dict[str, float] = {}
-
-    def step(way: Way) -> float:
+    def step(way: Way) -> None:
         student.logits.grad = None
-        value = way(student, teacher, target)
-        value.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return float(value.detach())
+        way(student, teacher, target).backward()
 
-    memory = {name: peak_memory(partial(step, way), device)["mib"] for name, way in ways.items()}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            values[name] = step(way)
-            times[name].append(1000 * (time.perf_counter() - started))
-    return [
-        {
-            "way": name,
-            "milliseconds": statistics.median(found),
-            "spread": max(found) - min(found),
-            "mebibytes": memory[name],
-            "value": values[name],
-        }
-        for name, found in times.items()
-    ]
+    ways = {"usual": usual, "whole maps": ours("whole", setting), "by blocks": ours("blocks", setting)}
+    return {name: partial(step, way) for name, way in ways.items()}
+
+
+COMPARISONS = {"objective of JML-KD": Comparison(_objective)}

@@ -42,7 +42,7 @@ def short_names(folder: Path) -> dict[str, str]:
 
 
 def costs(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
-    """What ``kd benchmark methods --json FOLDER/costs.json`` measured: of which shape, and a row for each preset.
+    """What ``kd benchmark presets --json FOLDER/costs.json`` measured: of which shape, and a row for each preset.
 
     A preset of several stages has a row for each, named ``preset, stage``; the last one counts.
     """
