@@ -27,6 +27,7 @@ from students.environment import environment, peak_memory_mb
 from students.examining.examiner import Examiner
 from students.examining.previews import write_samples
 from students.objective import build_objective
+from students.precision import precision
 from students.progress import Progress, say
 from students.recorder import Recorder
 from students.run_directory import identify
@@ -89,10 +90,12 @@ def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: D
     student = build_network(recipe.student, len(data.classes))
     seed_everything(recipe.seed, "method")
     objective = build_objective(recipe, student, teacher.sizes if teacher is not None else None)
-    if recipe.run.channels_last:
+    last = recipe.run.channels_last
+    if last:
         student.to(memory_format=torch.channels_last)
     synchronise(objective, device)
-    trainer = Trainer(recipe, objective, teacher, folder, device)
+    asked = teacher.for_steps(precision(recipe.schedule.precision, device), last) if teacher is not None else None
+    trainer = Trainer(recipe, objective, asked, folder, device)
     if recipe.run.compile:
         student.compile()
     return trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,8 @@ from students.precision import precision
 from students.progress import say
 from students.signals import REQUEUE, Interrupted, StopSignals
 from students.stages import span_at, spans
-from teachers import Teacher
+
+Teacher = Callable[[Batch], Outputs]
 
 
 class Trainer:

@@ -15,13 +15,15 @@ from kd.lookup import lookup, named
 from teachers.teacher import Teacher
 
 
-def _without_floor(value: Any) -> Any:
+def _a_part(value: Any) -> Any:
     if isinstance(value, Mapping) and value.get("floor"):  # 0 stands in a resolved recipe
         raise ConfigError("has a floor, but only the whole is measured; set the floor of the outer teacher")
+    if isinstance(value, Mapping) and value.get("precision", "step") != "step":
+        raise ConfigError("has a precision, but the whole computes in one; set the precision of the outer teacher")
     return value
 
 
-Member: Any = Annotated[named("teachers", "Teacher"), BeforeValidator(_without_floor)]
+Member: Any = Annotated[named("teachers", "Teacher"), BeforeValidator(_a_part)]
 """A field written like ``teacher`` itself; its ``name`` chooses the class that checks the rest."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
 from kd.types import Batch, Outputs, Sizes, check_image
+from teachers.steps import Asked, quickened
 
 
 class Teacher(nn.Module, ABC):
@@ -26,9 +27,13 @@ class Teacher(nn.Module, ABC):
     """
 
     class Config(Named):
-        """``floor``: the least mIoU (percent, on ``evaluation.select``) below which a run refuses to distil."""
+        """``floor``: the least mIoU (percent, on ``evaluation.select``) below which a run refuses to distil.
+
+        ``precision``: what it computes in while it teaches; ``step`` is the steps' own, ``schedule.precision``.
+        """
 
         floor: float = Field(default=0.0, ge=0, le=100)
+        precision: Literal["step", "fp32", "bf16"] = "step"
 
     order: Tensor
 
@@ -67,6 +72,11 @@ class Teacher(nn.Module, ABC):
         image = _image(batch)
         check_image(image)
         return self.look(image)
+
+    def for_steps(self, precision: torch.dtype, channels_last: bool = True) -> Asked:
+        """This teacher as training steps ask it, see :func:`teachers.steps.quickened`; ``precision`` is the steps' own."""
+        own = {"step": precision, "fp32": torch.float32, "bf16": torch.bfloat16}[self.config.precision]
+        return quickened(self, own, channels_last)
 
     def probabilities(self, batch: Batch | Tensor, temperature: float = 1.0, size: tuple[int, int] | None = None) -> Tensor:
         """Soft labels ``softmax(z / T)``, ``B K H W``; at the images' resolution unless ``size`` says otherwise."""

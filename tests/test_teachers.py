@@ -155,3 +155,35 @@ def test_a_fresh_teacher_follows_from_the_seed_alone() -> None:
     assert not one.requires_grad
     assert not any(part.training for part in first.train().modules())
     assert (first.sizes.classes, first.source) == (4, "a fresh network")
+
+
+@pytest.mark.parametrize("classes", [OWN, OWN[::-1]])
+def test_steps_are_answered_alike(run: Path, classes: tuple[str, ...]) -> None:
+    teacher = from_run(run, classes)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    plain, quick = teacher(batch()), teacher.for_steps(torch.float32)(batch())
+    torch.testing.assert_close(quick.logits, plain.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quick.embedding, plain.embedding, rtol=1e-4, atol=1e-5)
+    assert not quick.logits.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("own", "steps", "expected"),
+    [
+        ("step", torch.float32, torch.float32),
+        ("step", torch.bfloat16, torch.bfloat16),
+        ("bf16", torch.float32, torch.bfloat16),
+        ("fp32", torch.bfloat16, torch.float32),
+    ],
+)
+def test_a_teacher_computes_as_the_steps_or_as_it_is_told(
+    run: Path, own: str, steps: torch.dtype, expected: torch.dtype
+) -> None:
+    teacher = from_run(run, precision=own)
+    with torch.autocast("cpu", steps, enabled=steps != torch.float32):
+        quick = teacher.for_steps(steps)(batch())
+    assert quick.logits.dtype == expected
+    tolerance = 1e-4 if expected == torch.float32 else 0.03
+    scale = float(teacher(batch()).logits.abs().max())
+    assert float((quick.logits.float() - teacher(batch()).logits).abs().max()) < tolerance * scale

@@ -22,6 +22,8 @@ LATER: Tree = {
     "evaluation.quick": False,
     "teacher.path": None,
     "members.path": None,
+    "teacher.precision": "step",
+    "members.precision": "step",
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""
