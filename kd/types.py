@@ -129,7 +129,8 @@ class Sizes:
 class Geometry(NamedTuple):
     """How an image became a crop: scaled to (height, width), cut at (top, left), flipped. Negative offsets are padding.
 
-    ``scale`` is the factor before the sides were rounded to whole pixels.
+    ``scale`` is the factor before the sides were rounded to whole pixels; ``view`` which one it is, where an image has a fixed
+    number of crops.
     """
 
     height: int
@@ -138,6 +139,7 @@ class Geometry(NamedTuple):
     left: int
     flipped: bool
     scale: float
+    view: int = 0
 
 
 @dataclass(frozen=True)

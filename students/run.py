@@ -60,6 +60,8 @@ def train(
     torch.use_deterministic_algorithms(recipe.run.deterministic, warn_only=True)
     examiner = Examiner(recipe, train_data.classes, device)
     look_at_data(recipe, train_data, examiner.data)  # before anything is written
+    if teacher is not None:
+        teacher.check_training(recipe, train_data)
     trainer = build_trainer(recipe, folder, teacher, train_data, device)
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):

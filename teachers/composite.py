@@ -20,6 +20,8 @@ def _a_part(value: Any) -> Any:
         raise ConfigError("has a floor, but only the whole is measured; set the floor of the outer teacher")
     if isinstance(value, Mapping) and value.get("precision", "step") != "step":
         raise ConfigError("has a precision, but the whole computes in one; set the precision of the outer teacher")
+    if isinstance(value, Mapping) and value.get("cache"):
+        raise ConfigError("has a cache, but only the whole is asked in training; cache the outer teacher")
     return value
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from kd.lookup import configured, lookup
+from teachers.soft_labels.cached import CachedTeacher
 from teachers.teacher import Teacher
 
 
 def load_teacher(config: Any, classes: Sequence[str], device: torch.device | str = "cpu") -> Teacher:
     """The teacher that a configuration names, on a device, frozen; plain values as a recipe writes them do too.
+
+    With ``cache`` its soft labels for training come from there, see ``teachers.soft_labels``.
 
     ``classes`` are the names of the data set's classes, in its order.
 
@@ -21,4 +25,6 @@ def load_teacher(config: Any, classes: Sequence[str], device: torch.device | str
     """
     config = configured(config, "teachers", "Teacher", "teacher")
     teacher: Teacher = lookup("teachers", config.name, "Teacher")(config, tuple(classes))
+    if config.cache is not None:
+        teacher = CachedTeacher(teacher, Path(config.cache).expanduser())
     return teacher.to(device).requires_grad_(False)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
+from kd.content import ContentPath
 from kd.types import Batch, Outputs, Sizes, check_image
 from teachers.steps import Asked, quickened
 
@@ -29,11 +30,13 @@ class Teacher(nn.Module, ABC):
     class Config(Named):
         """``floor``: the least mIoU (percent, on ``evaluation.select``) below which a run refuses to distil.
 
-        ``precision``: what it computes in while it teaches; ``step`` is the steps' own, ``schedule.precision``.
+        ``precision``: what it computes in while it teaches; ``step`` is the steps' own, ``schedule.precision``. ``cache``: the
+        directory of its soft labels, where ``kd cache-teacher`` has written them.
         """
 
         floor: float = Field(default=0.0, ge=0, le=100)
         precision: Literal["step", "fp32", "bf16"] = "step"
+        cache: ContentPath | None = None
 
     order: Tensor
 
@@ -77,6 +80,13 @@ class Teacher(nn.Module, ABC):
         """This teacher as training steps ask it, see :func:`teachers.steps.quickened`; ``precision`` is the steps' own."""
         own = {"step": precision, "fp32": torch.float32, "bf16": torch.bfloat16}[self.config.precision]
         return quickened(self, own, channels_last)
+
+    def check_training(self, recipe: Any, data: Any) -> None:
+        """Refuse what it cannot answer, before anything is written: ``data`` is the split whose crops the steps will show.
+
+        Raises:
+            ConfigError: with the remedy. Most teachers answer any image.
+        """
 
     def probabilities(self, batch: Batch | Tensor, temperature: float = 1.0, size: tuple[int, int] | None = None) -> Tensor:
         """Soft labels ``softmax(z / T)``, ``B K H W``; at the images' resolution unless ``size`` says otherwise."""

@@ -33,6 +33,7 @@ COMMANDS = (
     "prepare",
     "cost",
     "calibrate",
+    "cache-teacher",
     "benchmark",
     "doctor",
     "replay-wandb",

@@ -25,7 +25,8 @@ class Augmentation(Config):
     ``resize``: ``antialiased`` shrinks without aliasing, labels by the nearest pixel's centre; ``opencv`` is what published
     code does, see :mod:`kd.data.opencv_resize`; ``pad`` where small images grow: ``centre`` (half on each side, an odd pixel
     below or right; JDTLosses) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding; ``flip`` probability;
-    ``photometric`` strength of brightness, contrast and saturation jitter (0: none).
+    ``photometric`` strength of brightness, contrast and saturation jitter (0: none). ``views``: so many fixed crops an image,
+    the same for every seed of the run, so that a teacher need see each but once (``kd cache-teacher``); 0: ever new ones.
     """
 
     crop: tuple[int, int] = (512, 512)
@@ -36,6 +37,7 @@ class Augmentation(Config):
     fill: tuple[int, int, int] = (124, 116, 104)
     flip: float = Field(0.5, ge=0, le=1)
     photometric: float = Field(0.0, ge=0, lt=1)
+    views: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _ranges(self) -> Augmentation:

@@ -83,11 +83,13 @@ class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, str, Geometry]:
         image, labels = self.data.read(draw.number)
-        source = generator(self.seed, "augment", draw.epoch, draw.number)
-        crop, target, geometry = augment(self.config, image, labels, source)
+        name, views = self.data.identity(draw.number), self.config.views
+        view = draw.epoch % views if views else 0
+        fixed = ("view", view, name) if views else (self.seed, "augment", draw.epoch, draw.number)
+        crop, target, geometry = augment(self.config, image, labels, generator(*fixed))
         if ((target >= self.classes) & (target != IGNORE)).any():
-            check_labels(target, self.classes, self.data.identity(draw.number))
-        return crop, target, self.data.identity(draw.number), geometry
+            check_labels(target, self.classes, name)
+        return crop, target, name, geometry._replace(view=view)
 
 
 class Whole(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
@@ -137,6 +139,22 @@ def training_batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
+        worker_init_fn=_settle,
+    )
+
+
+def numbered_batches(
+    data: Dataset, numbers: Sequence[int], augmentation: Augmentation | None, batch: int = 1, workers: int = 0
+) -> DataLoader[Any]:
+    """Images by number, whole or (with ``augmentation``) all their fixed crops; no batch holds two images."""
+    _prepare(workers)
+    views = range(augmentation.views if augmentation else 1)
+    parts = [views[start : start + batch] for start in range(0, len(views), batch)]
+    return DataLoader(
+        Crops(data, augmentation, 0) if augmentation else Whole(data),
+        batch_sampler=[[Draw(view, one) if augmentation else one for view in part] for one in numbers for part in parts],
+        num_workers=workers,
+        collate_fn=collate,
         worker_init_fn=_settle,
     )
 

@@ -96,8 +96,8 @@ class Method(nn.Module):
         if lacking := sorted(needs - teacher.fields):
             raise ConfigError(
                 f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
-                f"{', '.join(sorted(teacher.fields))}; choose a teacher that has them (a run of this toolkit does), or a "
-                "method that reads logits, such as kd"
+                f"{', '.join(sorted(teacher.fields))}; choose a teacher that has them (a run of this toolkit does, but not "
+                "its cache: teacher.cache=null), or a method that reads logits, such as kd"
             )
 
     def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:

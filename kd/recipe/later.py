@@ -24,6 +24,9 @@ LATER: Tree = {
     "members.path": None,
     "teacher.precision": "step",
     "members.precision": "step",
+    "teacher.cache": None,
+    "members.cache": None,
+    "augmentation.views": 0,
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""

@@ -17,6 +17,8 @@ from kd.results.runs import Run
 
 COMPARED = ("data", "augmentation", "student", "teacher", "schedule", "evaluation")
 """What all rows of a block share; the teacher among the rows that have one."""
+SAME_TEACHER = {"teacher.path", "teacher.cache"}
+"""Keys in which rows with one teacher's weights may differ: where they lay; whether its answers were kept, as the row says."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _agree(one: Run, other: Run, parts: Sequence[str], allow: tuple[str, ...]) -
         if one.parts[part] == other.parts[part] or covers(allow, part):
             continue
         keys = differing(one.recipe, other.recipe, (part,))
-        if part == "teacher" and set(keys) <= {"teacher.path"} and _learnt_from_the_same(one, other):
+        if part == "teacher" and set(keys) <= SAME_TEACHER and _learnt_from_the_same(one, other):
             continue
         refused = {key: values for key, values in keys.items() if not covers(allow, key)}
         if keys and not refused:

@@ -1,0 +1,83 @@
+"""What soft labels on disk were made of: whoever reads them checks that it is what they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from kd.config import Config, ConfigError
+from kd.content import Contents
+from kd.data.dataset import Dataset
+from kd.files import read_json
+from kd.networks.weight_files import weights_mark
+from kd.recipe.schema import Recipe
+from teachers.teacher import Teacher
+
+NAME = "cache.json"
+REMEDY = "Write them anew into another directory: kd cache-teacher RECIPE --to DIR"
+
+
+class Card(Config):
+    """``kind``: of fixed ``crops``, or of whole ``images``. ``aux``: whether the auxiliary head's are there too.
+
+    ``teacher`` changes with its weights and configuration; ``data`` with the split's images; ``augmentation`` is how crops are
+    made, {} where it does not matter; ``views`` of them an image.
+    """
+
+    version: Literal[1] = 1
+    kind: Literal["crops", "images"]
+    views: int
+    teacher: str
+    data: str
+    augmentation: dict[str, Any]
+    classes: tuple[str, ...]
+    stride: int
+    align_corners: bool
+    aux: bool
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"{self.views} crops an image" if self.kind == "crops" else "whole images"
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a directory.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    file = folder / NAME
+    if not file.is_file():
+        raise ConfigError(f"teacher.cache: {folder} holds no soft labels. Write them: kd cache-teacher RECIPE --to {folder}")
+    try:
+        return Card.model_validate(read_json(file))
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"teacher.cache: {file} cannot be read ({reason}). {REMEDY}") from None
+
+
+def teacher_mark(teacher: Teacher) -> str:
+    """16 hex digits that change with any weight, and with the configuration but for what does not change the answers."""
+    config = teacher.config.model_dump(mode="json", context=Contents(), exclude={"floor", "cache", "precision"})
+    return _digest([weights_mark(teacher), json.dumps(config, sort_keys=True)])
+
+
+def data_mark(recipe: Recipe, data: Dataset) -> str:
+    """16 hex digits that change with the data set's configuration, the images' names, or the size of a file."""
+    config = recipe.data.model_dump(mode="json", exclude={"root"})
+    files = (data.files(number).image for number in range(len(data)))
+    lines = (f"{data.identity(number)} {file.stat().st_size if file else ''}" for number, file in enumerate(files))
+    return _digest([json.dumps(config, sort_keys=True), *lines])
+
+
+def augmentation_of(recipe: Recipe) -> dict[str, Any]:
+    """How the recipe makes its crops, as a card holds it."""
+    values: dict[str, Any] = json.loads(recipe.augmentation.model_dump_json())
+    return values
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""Before a teacher is asked: what is to be kept, whether the method can live on it, whether there is room for it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd.config import ConfigError, InputError
+from kd.data.dataset import Dataset
+from kd.files import write_json
+from kd.methods.build import build_method
+from kd.networks.build import build_network
+from kd.recipe.schema import Recipe
+from teachers.soft_labels.card import NAME, Card, augmentation_of, data_mark, read_card, teacher_mark
+from teachers.teacher import Teacher
+
+
+def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: bool) -> Card:
+    """Write the card of a directory, or see that the one there is the same.
+
+    Raises:
+        ConfigError: the method reads more than logits, or the directory holds other soft labels.
+        InputError: the disk has not enough room.
+    """
+    card = Card(
+        kind="images" if whole else "crops",
+        views=1 if whole else recipe.augmentation.views,
+        teacher=teacher_mark(teacher),
+        data=data_mark(recipe, data),
+        augmentation={} if whole else augmentation_of(recipe),
+        classes=teacher.classes,
+        stride=teacher.sizes.stride,
+        align_corners=_align_corners(teacher),
+        aux=_reads_aux(recipe, teacher),
+    )
+    if (folder / NAME).exists():
+        _check_same(card, read_card(folder), folder)
+    else:
+        write_json(folder / NAME, card.model_dump(mode="json"))
+    return card
+
+
+def check_room(card: Card, size: tuple[int, int], images: int, folder: Path) -> float:
+    """About how many bytes will be written; ``size`` (H, W) of a crop, or of one of the images.
+
+    Raises:
+        InputError: the disk cannot hold them.
+    """
+    cells = -(-size[0] // card.stride) * -(-size[1] // card.stride)
+    needed = images * card.views * len(card.classes) * cells * (2 if card.aux else 1)
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise InputError(
+            f"--to {folder}: {images} images need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there. Name a "
+            "directory on a larger disk, lower --views, or keep whole images: --whole"
+        )
+    return needed
+
+
+def _reads_aux(recipe: Recipe, teacher: Teacher) -> bool:
+    """Whether the recipe's method reads auxiliary logits; builds it for the pair, which checks that it reads no more."""
+    student = build_network(recipe.student.model_copy(update={"pretrained": False}), len(teacher.classes)).sizes
+    given = replace(teacher.sizes, embedding=0, pyramid=(), pyramid_strides=())
+    crop = recipe.augmentation.crop
+    return "aux_logits" in build_method(recipe.method, student.on_crop(*crop), given.on_crop(*crop)).needs
+
+
+@torch.no_grad()
+def _align_corners(teacher: Teacher) -> bool:
+    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=teacher.order.device)
+    return teacher.look(image).align_corners
+
+
+def _check_same(new: Card, old: Card, folder: Path) -> None:
+    mine, there = (card.model_dump() for card in (new, old))
+    keys: list[str] = [key for key in mine if mine[key] != there[key]]
+    if keys:
+        shown: dict[str, Any] = {key: (there[key], mine[key]) for key in keys if key not in ("augmentation", "classes")}
+        told = "; ".join(f"{key}: {before} there, {after} asked" for key, (before, after) in shown.items())
+        raise ConfigError(
+            f"--to {folder}: holds other soft labels ({told or ', '.join(keys)}); name another directory, or delete it"
+        )
