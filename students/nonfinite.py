@@ -94,6 +94,6 @@ def _cause(report: Mapping[str, Any]) -> str:
     largest = max(abs(report["student_logits"]["min"]), abs(report["student_logits"]["max"]))
     if largest > 1e4:
         return f"the student's logits reach {largest:.1e}; lower the learning rate or set schedule.clip"
-    broken = any(isinstance(norm, str) for norm in report["gradient_norms"].values())
-    way = "its gradient (a root or logarithm at 0)" if broken else "its value (a division by 0, an overflow)"
+    finite = all(not isinstance(value, str) for value in report["terms"].values())
+    way = "its gradient (a root or logarithm at 0)" if finite else "its value (a division by 0, an overflow)"
     return f"a term of loss or method itself breaks on this batch, in {way}"

@@ -47,7 +47,7 @@ def build_optimizers(objective: Objective, config: OptimizerConfig) -> list[Sche
 
 
 def _optimizer(groups: Mapping[str, tuple[Iterable[nn.Parameter], float]], config: OptimizerConfig) -> Optimizer:
-    split = []
+    split: list[dict[str, Any]] = []
     for name, (parameters, multiplier) in groups.items():
         listed = list(parameters)
         decayed = [p for p in listed if p.ndim > 1 or config.decay_norms]
@@ -55,7 +55,8 @@ def _optimizer(groups: Mapping[str, tuple[Iterable[nn.Parameter], float]], confi
         for members, decay in ((decayed, config.weight_decay), (spared, 0.0)):
             if members:
                 split.append({"params": members, "weight_decay": decay, "multiplier": multiplier, "name": name})
-    known: dict[str, Any] = {"lr": config.lr}
+    on_gpu = all(parameter.is_cuda for group in split for parameter in group["params"])
+    known: dict[str, Any] = {"lr": config.lr, "fused": True if on_gpu else None}
     if config.kind == "sgd":
         return torch.optim.SGD(split, momentum=config.momentum, nesterov=config.nesterov, **known)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.kind](split, betas=config.betas, **known)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,24 @@ from kd.recipe.schema import Recipe
 from kd.seeds import seed_everything
 from kd.types import IGNORE, Batch, Outputs, Stage
 from students import checkpoint
+from students.feeding import fed
 from students.nonfinite import diagnose
 from students.objective import Objective
-from students.optimizers import build_optimizers
+from students.optimizers import Schedule, build_optimizers
 from students.precision import precision
 from students.progress import say
 from students.signals import REQUEUE, Interrupted, StopSignals
 from students.stages import span_at, spans
 
 Teacher = Callable[[Batch], Outputs]
+
+
+class Part(NamedTuple):
+    """What is known of an accumulated part of a step: its terms, their weighted sum, and of what."""
+
+    terms: dict[str, Tensor]
+    total: Tensor
+    batch: Batch
 
 
 class Trainer:
@@ -53,7 +62,7 @@ class Trainer:
         self.spans = spans(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
         self.total = self.spans[-1].end
         self.step, self.seconds = 0, 0.0
-        self.evidence: tuple[dict[str, Tensor], Batch, Outputs | None]
+        self.gradient_norm = torch.zeros(())
         self.best: dict[str, Any] = {}
         self.stage: Stage | None = None
         self.wrapped: nn.Module = self.objective
@@ -71,6 +80,7 @@ class Trainer:
             Interrupted: a signal came; the checkpoint is written.
             NonFiniteLossError: a loss is NaN or infinite; evidence is written, no step is taken.
         """
+        batches = fed(batches, self.device)
         with StopSignals() as signals:
             while self.step < self.total:
                 started = time.perf_counter()
@@ -95,43 +105,50 @@ class Trainer:
         for schedule in self.optimizers:
             schedule.optimizer.zero_grad(set_to_none=True)
         self.rates = {s.name: s.set_rate(self.step - span.first, span.end - span.first) for s in self.optimizers}
-        totals: dict[str, Tensor] = {}
-        for part in range(parts):
-            batch = next(batches).to(self.device)
-            with self._sync(last=part == parts - 1):
-                terms = self._backward(batch, parts)
-            totals = {name: totals.get(name, 0) + term.detach() / parts for name, term in terms.items()}
-        self._update()
+        done = [self._backward(next(batches).to(self.device), part == parts - 1) for part in range(parts)]
+        active = self._gradients()
+        terms = self._looked_at(done)
+        self._update(active)
         self.step += 1
-        values = torch.stack([total.float() for total in totals.values()]).tolist()  # one wait for the device, inside the clock
-        return dict(zip(totals, values, strict=True))
-
-    def _backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            outputs = self.teacher(batch) if self.teacher is not None else None
-            terms = self.wrapped(batch, outputs)
-            total = weighted_sum(terms, {name: self.recipe.weights[name] for name in terms})
-        finite, labelled = torch.stack([total.detach().isfinite(), (batch.target != IGNORE).any()]).tolist()
-        if not labelled:
-            self._warn_unlabelled(batch)
-        self.evidence = (terms, batch, outputs)
-        if distributed.any_rank(not finite, self.device):
-            self._refuse()
-        self.scaler.scale(total / parts).backward()
         return terms
 
-    def _update(self) -> None:
+    def _backward(self, batch: Batch, last: bool) -> Part:
+        with self._sync(last):
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                outputs = self.teacher(batch) if self.teacher is not None else None
+                terms = self.wrapped(batch, outputs)
+                total = weighted_sum(terms, {name: self.recipe.weights[name] for name in terms})
+            self.scaler.scale(total / self.recipe.schedule.accumulate).backward()
+        return Part({name: term.detach() for name, term in terms.items()}, total.detach(), batch)
+
+    def _gradients(self) -> list[Schedule]:
+        """The optimizers that have something to do; gradients in their own scale, and their norm."""
+        active = [s for s in self.optimizers if any(p.grad is not None for p in s.parameters())]
+        for schedule in active:
+            self.scaler.unscale_(schedule.optimizer)
+        grads = [p.grad for schedule in active for p in schedule.parameters() if p.grad is not None]
+        self.gradient_norm = torch.nn.utils.get_total_norm(grads)
+        return active
+
+    def _looked_at(self, parts: list[Part]) -> dict[str, float]:
+        """The terms' means, once it is clear that all is finite: a step's one wait for the device, before any weight moves."""
+        means = {name: torch.stack([part.terms[name].float() for part in parts]).mean() for name in parts[0].terms}
+        flags = [flag for part in parts for flag in (part.total.isfinite(), (part.batch.target != IGNORE).any())]
+        norm = self.gradient_norm.isfinite() | self.scaler.is_enabled()
+        found = torch.stack([*means.values(), *(flag.float() for flag in (*flags, norm))]).tolist()
+        values, (*flags, norm) = found[: len(means)], found[len(means) :]
+        for part, labelled in zip(parts, flags[1::2], strict=True):
+            if not labelled:
+                self._warn_unlabelled(part.batch)
+        if distributed.any_rank(not (norm and all(flags[::2])), self.device):
+            self._refuse(next((part for part, finite in zip(parts, flags[::2], strict=True) if not finite), parts[-1]))
+        return dict(zip(means, values, strict=True))
+
+    def _update(self, active: list[Schedule]) -> None:
         if self.entered:
             self._check_reached()
         self.entered = False
-        active = [s for s in self.optimizers if any(p.grad is not None for p in s.parameters())]
-        parameters = [p for schedule in active for p in schedule.parameters()]
-        for schedule in active:
-            self.scaler.unscale_(schedule.optimizer)
-        grads = [p.grad for p in parameters if p.grad is not None]
-        self.gradient_norm = torch.nn.utils.get_total_norm(grads)
-        if not self.scaler.is_enabled() and not self.gradient_norm.isfinite():
-            self._refuse()
+        parameters = [parameter for schedule in active for parameter in schedule.parameters()]
         if self.recipe.schedule.clip:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.schedule.clip, self.gradient_norm)
         for schedule in active:
@@ -179,10 +196,10 @@ class Trainer:
                 "and those terms are 0. Once is harmless; often means wrong labels or crops too small (told once)"
             )
 
-    def _refuse(self) -> None:
-        terms, batch, outputs = self.evidence
+    def _refuse(self, part: Part) -> None:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            error = diagnose(self.folder, self.step, terms, batch, self.objective.student, outputs, self.rates)
+            outputs = self.teacher(part.batch) if self.teacher is not None else None
+            error = diagnose(self.folder, self.step, part.terms, part.batch, self.objective.student, outputs, self.rates)
         distributed.barrier()
         raise error
 
