@@ -1,4 +1,4 @@
-"""Resizing without aliasing, as torchvision does: a triangle as wide as the step where images shrink, labels by the nearest centre.
+"""Resizing without aliasing, as torchvision does: a triangle as wide as the step where images shrink; nearest labels.
 
 Positions follow the ratio of the sizes before and after.
 """
@@ -13,7 +13,7 @@ from kd.data.resampling import Axis, pick, positions, resample, triangle
 from kd.types import Geometry
 
 MOST = 0.25
-"""From this share of the picture on, the window of one that shrinks is cut of the whole, which torch resizes with fewer passes."""
+"""From this share of a shrinking picture on, the window is cut of the whole, which torch resizes in fewer passes."""
 
 
 def antialiased_window(image: Tensor, labels: Tensor, geometry: Geometry, rows: range, columns: range) -> tuple[Tensor, Tensor]:

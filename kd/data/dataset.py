@@ -39,7 +39,9 @@ class Dataset(ABC):
     """
 
     class Config(Named):
-        """Knobs of the data set."""
+        """Knobs of the data set. ``store``: what ``kd prepare RECIPE --store DIR`` has written, read instead of the files."""
+
+        store: str | None = None
 
     classes: tuple[str, ...]
     colours: tuple[Colour, ...]

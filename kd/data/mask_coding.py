@@ -141,7 +141,7 @@ class ByValue:
             self._check_white(path)
             values = values // WHITE
         if values.dtype == np.uint8:
-            labels = mapped(values, self.table[:256])
+            labels = mapped(values.astype(np.uint8, copy=False), self.table[:256])
         else:
             labels = self.table[np.where((values < 0) | (values > LARGEST), LARGEST + 1, values)]
         if (labels == UNKNOWN).any():

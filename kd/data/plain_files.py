@@ -23,19 +23,19 @@ DECODERS = {("PNG", "RGB"): "decode_png", ("PNG", "L"): "decode_png", ("JPEG", "
 
 
 def plain_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8] | None:
-    """What Pillow would decode of an upright RGB picture ``H W 3`` or grey PNG ``H W`` of 8 bits; None where it must do so itself.
+    """What Pillow would decode of an upright RGB picture ``H W 3`` or grey PNG ``H W`` of 8 bits; None where it must itself.
 
     That is so for all other files, damaged ones included, and wherever torchvision is not loaded, whose import takes longer
     than it saves.
     """
-    name = DECODERS.get((image.format, image.mode))
+    name = DECODERS.get((str(image.format), image.mode))
     decode = getattr(sys.modules.get("torchvision.io"), name, None) if name else None
     if decode is None:
         return None
-    content = np.fromfile(path, np.uint8)
+    content = path.read_bytes()
     plain = orientation(image) == 1 if image.format == "JPEG" else _is_plain_png(content)
     try:
-        pixels = decode(torch.from_numpy(content)).permute(1, 2, 0).numpy() if plain else None
+        pixels = decode(torch.frombuffer(bytearray(content), dtype=torch.uint8)).permute(1, 2, 0).numpy() if plain else None
     except RuntimeError:
         return None
     if pixels is None or pixels.shape != (image.height, image.width, len(image.getbands())):
@@ -43,7 +43,7 @@ def plain_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8] | None:
     return pixels[..., 0] if image.mode == "L" else pixels
 
 
-def _is_plain_png(content: NDArray[np.uint8]) -> bool:
+def _is_plain_png(content: bytes) -> bool:
     """Whether all is undamaged, plain chunks. Damage must not get through: it makes torchvision 0.29 crash instead of raise."""
     place, kind = 8, b""
     while place + 12 <= len(content) and kind != b"IEND":
@@ -54,4 +54,4 @@ def _is_plain_png(content: NDArray[np.uint8]) -> bool:
         if unpack_from(">I", content, end)[0] != zlib.crc32(content[place + 4 : end]):
             return False
         place = end + 4
-    return kind == b"IEND" and place == len(content) and content[24:29].tobytes() in SIMPLE
+    return kind == b"IEND" and place == len(content) and content[24:29] in SIMPLE

@@ -16,8 +16,9 @@ BLOCK = 2**18
 
 
 class Axis(NamedTuple):
-    """What a row (or column) of the result is made of: the pixels ``place``, weighed by ``share`` (both ``taps n``); of labels the
-    one pixel ``nearest`` (``n``)."""
+    """What a row (or column) of the result is made of: pixels ``place``, weighed by ``share`` (both ``taps n``).
+
+    Of labels it is the one pixel ``nearest`` (``n``)."""
 
     place: Tensor
     share: Tensor
