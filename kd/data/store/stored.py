@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import struct
 from collections.abc import Sequence
 from pathlib import Path
-from struct import Struct
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from kd.data.dataset import Dataset, Files
 from kd.data.headers import BrokenFileError
 from kd.data.store.place import NOTE, differences, sample_file
 
-HEADER = Struct("<8sII")
+HEADER = struct.Struct("<8sII")
 """Magic word, height, width; behind it the image, ``H W 3``, and the labels, ``H W``, a byte each."""
 MAGIC = b"kd-pixel"
 
@@ -53,7 +53,7 @@ class Stored(Dataset):
             with path.open("rb") as file:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             magic, height, width = HEADER.unpack_from(content)
-        except (OSError, ValueError, OverflowError) as error:
+        except (OSError, ValueError, struct.error) as error:
             raise _broken(path, str(error)) from None
         if magic != MAGIC or len(content) != HEADER.size + 4 * height * width:
             raise _broken(path, "it is no whole sample")
