@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import ceil
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def resample(image: Tensor, down: Axis, across: Axis) -> Tensor:
     source = image.permute(1, 2, 0)[:, first:last]
     columns = (3 * (across.place - first)[:, None] + torch.arange(3)[:, None]).flatten(1)  # channel by channel
     shares = across.share.repeat(1, 3)
-    result = torch.empty(3, down.place.shape[1], across.place.shape[1], dtype=torch.uint8)
+    result = np.empty((3, down.place.shape[1], across.place.shape[1]), np.uint8)
     step = max(1, BLOCK // (3 * max(last - first, result.shape[2])))
     for start in range(0, result.shape[1], step):
         rows, weights = down.place[:, start : start + step], down.share[:, start : start + step, None]
@@ -57,8 +58,8 @@ def resample(image: Tensor, down: Axis, across: Axis) -> Tensor:
         lines = source[top:bottom].to(torch.float32, memory_format=torch.contiguous_format).flatten(1)
         mixed = _mix(lines, 0, rows - top, weights)
         part = _mix(mixed, 1, columns, shares).round_()
-        result[:, start : start + step] = part.view(len(part), 3, -1).transpose(0, 1)
-    return result
+        result[:, start : start + step] = part.view(len(part), 3, -1).transpose(0, 1).numpy()  # casts quicker than torch
+    return torch.from_numpy(result)
 
 
 def _mix(values: Tensor, axis: int, places: Tensor, shares: Tensor) -> Tensor:
@@ -70,4 +71,7 @@ def _mix(values: Tensor, axis: int, places: Tensor, shares: Tensor) -> Tensor:
 
 def pick(labels: Tensor, down: Axis, across: Axis) -> Tensor:
     """Labels uint8 ``H W`` to ``h w``: the nearest pixel of each."""
-    return torch.from_numpy(labels.numpy().take(down.nearest.numpy(), 0).take(across.nearest.numpy(), 1))
+    rows, columns = down.nearest.numpy(), across.nearest.numpy()
+    top, left = rows.min(), columns.min()
+    window = labels.numpy()[top : rows.max() + 1, left : columns.max() + 1]
+    return torch.from_numpy(window.take(rows - top, 0).take(columns - left, 1))
