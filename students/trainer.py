@@ -34,7 +34,7 @@ from teachers import Teacher
 class Trainer:
     """Owns the state of a run: objective, optimizers, scaler, averaged weights, step, best so far, seconds spent.
 
-    Training a teacher is the same: an objective without method.
+    ``waited`` are those of them in which this process waited for data. Training a teacher is the same, without method.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Trainer:
         )
         self.spans = spans(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
         self.total = self.spans[-1].end
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.waited = 0, 0.0, 0.0
         self.evidence: tuple[dict[str, Tensor], Batch, Outputs | None]
         self.best: dict[str, Any] = {}
         self.stage: Stage | None = None
@@ -96,7 +96,10 @@ class Trainer:
         self.rates = {s.name: s.set_rate(self.step - span.first, span.end - span.first) for s in self.optimizers}
         totals: dict[str, Tensor] = {}
         for part in range(parts):
-            batch = next(batches).to(self.device)
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - asked
+            batch = batch.to(self.device)
             with self._sync(last=part == parts - 1):
                 terms = self._backward(batch, parts)
             totals = {name: totals.get(name, 0) + term.detach() / parts for name, term in terms.items()}

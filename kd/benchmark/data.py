@@ -28,7 +28,8 @@ from kd.types import IGNORE, Geometry
 
 DRAWS, SEED = 8, 0
 """Crops of one pass, all of one frame, each at another scale and place."""
-MEAN, DEVIATION = np.float32([124, 116, 104]), np.float32([58, 57, 57])
+MEAN, DEVIATION = np.array([124, 116, 104], np.float32), np.array([58, 57, 57], np.float32)
+Way = Callable[[int], tuple[Tensor, Tensor]]
 Resize = Callable[[Path, Path, Geometry], tuple[np.ndarray, np.ndarray]]
 
 
@@ -77,7 +78,7 @@ def _cut(values: np.ndarray, geometry: Geometry, crop: tuple[int, int]) -> np.nd
 
 
 def frame(root: Path, size: tuple[int, int], classes: int, suffix: str) -> Path:
-    """A data set of one smooth picture with a little noise, as photos have it, and labels in blocks. Returns the picture's file."""
+    """A data set of one smooth picture with some noise, as photos have it, and labels in blocks. Returns the picture's file."""
     source = torch.Generator().manual_seed(0)
     coarse = 255 * torch.rand(1, 3, *(side // 32 + 1 for side in size), generator=source)
     smooth = F.interpolate(coarse, size, mode="bicubic")[0].permute(1, 2, 0)
@@ -90,8 +91,8 @@ def frame(root: Path, size: tuple[int, int], classes: int, suffix: str) -> Path:
     return files[0]
 
 
-def ways(setting: Setting, resize: str) -> tuple[dict[str, Callable[[int], tuple[Tensor, Tensor]]], TemporaryDirectory[str]]:
-    """What makes crop ``number`` of the frame in each way: image and labels; and the folder, which goes with the last reference."""
+def ways(setting: Setting, resize: str) -> tuple[dict[str, Way], TemporaryDirectory[str]]:
+    """What makes the crop of a number in each way; and the folder of the files, which goes with the last reference to it."""
     functional()  # loads what decodes, as training does
     folder, size = TemporaryDirectory(), (2 * setting.crop[0], 2 * setting.crop[1])
     config = Augmentation.model_validate({"crop": setting.crop, "resize": resize, "fill": MEAN.astype(int).tolist()})
@@ -110,7 +111,7 @@ def ways(setting: Setting, resize: str) -> tuple[dict[str, Callable[[int], tuple
         given = configured(data, "kd.data", "Dataset", "data")
         masks = root / "masks" / "frame.png"
         before[f"usual, {kind} ({name})"] = partial(_usual, file, masks, geometries, config, look)
-        after[f"{kind}"] = partial(_ours, Crops(open_split(given, "train"), config, SEED))
+        after[kind] = partial(_ours, Crops(open_split(given, "train"), config, SEED))
         if suffix == ".png":
             store(given, Path(folder.name, "store"))
             stored = open_split(given.model_copy(update={"store": f"{folder.name}/store"}), "train")
@@ -132,7 +133,7 @@ def _ours(crops: Crops, number: int) -> tuple[Tensor, Tensor]:
 def _compared(setting: Setting, resize: str) -> Ways:
     found, folder = ways(setting, resize)
 
-    def one_pass(way: Callable[[int], tuple[Tensor, Tensor]], _: TemporaryDirectory[str]) -> None:
+    def one_pass(way: Way, _: TemporaryDirectory[str]) -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         for number in range(DRAWS):
