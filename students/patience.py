@@ -34,6 +34,6 @@ class Patience:
             self.told = True
             stored = ", or store the images decoded: `kd prepare RECIPE --store DIR`, then data.store=DIR" if self.files else ""
             say(
-                f"WARNING: {share:.0%} of the time of a step is waiting for data; raise run.workers (now {self.workers}) as far "
-                f"as there are cores{stored} (told once)"
+                f"WARNING: {share:.0%} of the time of a step is waiting for data; raise run.workers (now {self.workers}) as "
+                f"far as there are cores{stored} (told once)"
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 from kd.config import ConfigError
 from kd.data.dataset import Dataset, Files
 from kd.data.headers import BrokenFileError
+from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, differences, sample_file
 
 HEADER = struct.Struct("<8sII")
@@ -95,6 +96,7 @@ def from_store(data: Dataset, config: Any, split: str) -> Dataset:
             f"data.store: {folder}: {len(missing)} of {len(data)} samples of {split} are not stored, or their files have "
             f"changed since, first {data.identity(missing[0])}; {again}"
         )
+    functional()  # so that files are decoded as in training
     stored = Stored(data, paths)
     if not all(torch.equal(*pair) for pair in zip(stored.read(0), data.read(0), strict=True)):
         raise ConfigError(

@@ -17,6 +17,7 @@ from kd.config import ConfigError, InputError
 from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.headers import opened
+from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, description, differences, sample_file
 from kd.data.store.stored import HEADER, write_sample
 from kd.files import write_json, write_whole
@@ -135,6 +136,7 @@ class _Writing(TorchDataset[str]):
 
 
 def _write(jobs: Sequence[Job], folder: Path, workers: int, show: Shower | None) -> None:
+    functional()  # before workers fork, and so that files are decoded as in training
     loader: Any = DataLoader(_Writing(jobs), batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
     for problem in loader if show is None else show(loader, f"writing {folder}"):
         if problem:
