@@ -10,6 +10,7 @@ from kd.recipe.schema import Recipe
 from kd.types import Stage
 from students.environment import peak_memory_mb
 from students.examining.examiner import Examiner
+from students.patience import Patience
 from students.progress import Progress
 from students.tracking.tracker import Tracker
 from students.trainer import Trainer
@@ -24,12 +25,14 @@ class Recorder:
     ) -> None:
         self.recipe, self.tracker, self.progress = recipe, tracker, progress
         self.examiner, self.teacher = examiner, teacher
-        self.window: tuple[int, float] | None = None  # steps and seconds at the last record
+        self.window: tuple[int, float, float] | None = None  # steps, seconds, and those waited for data, at the last record
+        self.patience = Patience(recipe.run.workers, getattr(recipe.data, "store", "none") is None)
         self.stage: Stage | None = None
 
     def after(self, trainer: Trainer, terms: dict[str, float]) -> None:
         """Show the step, log it, evaluate when it is time (also after the last step, which may be the best)."""
-        self.window = self.window or (trainer.step, trainer.seconds)
+        self.window = self.window or (trainer.step, trainer.seconds, trainer.waited)
+        self.patience.look(trainer.seconds, trainer.waited)
         self._name_stage(trainer)
         every, last = self.recipe.evaluation.every, trainer.step == trainer.total
         logs = trainer.step % self.recipe.run.log_every == 0 or last
@@ -49,13 +52,18 @@ class Recorder:
             self.progress.stage(trainer.stage.name)
 
     def _speed(self, trainer: Trainer) -> dict[str, float]:
-        """Images of all processes per second since the last record. The first step of a process is left out: it warms up."""
+        """Images of all processes per second, and the share of the time that went into waiting for data, since the last record.
+
+        The first step of a process is left out: it warms up.
+        """
         assert self.window is not None
-        step, seconds = self.window
-        self.window = (trainer.step, trainer.seconds)
+        step, seconds, waited = self.window
+        self.window = (trainer.step, trainer.seconds, trainer.waited)
         if trainer.step == step:
             return {}
-        return {"images_per_second": self.recipe.schedule.batch * (trainer.step - step) / (trainer.seconds - seconds)}
+        spent = trainer.seconds - seconds
+        images = self.recipe.schedule.batch * (trainer.step - step)
+        return {"images_per_second": images / spent, "waiting_for_data": (trainer.waited - waited) / spent}
 
     def _record(self, trainer: Trainer, values: dict[str, float]) -> dict[str, Any]:
         terms = {name: value for name, value in values.items() if name != "loss"}

@@ -44,7 +44,7 @@ class Part(NamedTuple):
 class Trainer:
     """Owns the state of a run: objective, optimizers, scaler, averaged weights, step, best so far, seconds spent.
 
-    Training a teacher is the same: an objective without method.
+    ``waited`` are those of them in which this process waited for data. Training a teacher is the same, without method.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Trainer:
         )
         self.spans = spans(objective.method.stages if objective.method else (Stage("train"),), recipe.schedule.steps)
         self.total = self.spans[-1].end
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.waited = 0, 0.0, 0.0
         self.gradient_norm = torch.zeros(())
         self.best: dict[str, Any] = {}
         self.stage: Stage | None = None
@@ -105,12 +105,18 @@ class Trainer:
         for schedule in self.optimizers:
             schedule.optimizer.zero_grad(set_to_none=True)
         self.rates = {s.name: s.set_rate(self.step - span.first, span.end - span.first) for s in self.optimizers}
-        done = [self._backward(next(batches).to(self.device), part == parts - 1) for part in range(parts)]
+        done = [self._backward(self._next(batches), part == parts - 1) for part in range(parts)]
         active = self._gradients()
         terms = self._looked_at(done)
         self._update(active)
         self.step += 1
         return terms
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        return batch.to(self.device)
 
     def _backward(self, batch: Batch, last: bool) -> Part:
         with self._sync(last):

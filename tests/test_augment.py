@@ -6,7 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tf
 
+from kd.data.antialiased_resize import antialiased_window
 from kd.data.augment import Augmentation, augment, draw, replay
 from kd.data.opencv_resize import opencv_window
 from kd.seeds import generator
@@ -92,6 +94,78 @@ def test_opencv_resizing_is_its_definition(scale: float, size: tuple[int, int]) 
     if scale == 1:
         assert torch.equal(whole, image)
         assert torch.equal(target[0], labels)
+
+
+def resized_whole(geometry: Geometry, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Without aliasing, as torchvision resizes a whole picture."""
+    size = [geometry.height, geometry.width]
+    image = tf.resize(image.contiguous(), size, tf.InterpolationMode.BILINEAR, antialias=True)
+    return image, tf.resize(labels[None], size, tf.InterpolationMode.NEAREST_EXACT)[0]
+
+
+def resized_whole_as_opencv(geometry: Geometry, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As cv2 does with fx = fy = scale, in float64."""
+    lines, marks = image.double(), labels
+    for axis, size in ((0, geometry.height), (1, geometry.width)):
+        side = labels.shape[axis]
+        position = ((torch.arange(size, dtype=torch.float64) + 0.5) / geometry.scale - 0.5).clamp(0, side - 1)
+        before = position.long()
+        after, share = (before + 1).clamp(max=side - 1), position - before
+        share = share[:, None] if axis == 0 else share
+        lines = lines.index_select(1 + axis, before) * (1 - share) + lines.index_select(1 + axis, after) * share
+        nearest = (torch.arange(size, dtype=torch.float64) * (1 / geometry.scale)).long().clamp(max=side - 1)
+        marks = marks.index_select(axis, nearest)
+    return lines.round().to(torch.uint8), marks
+
+
+WHOLE = {"antialiased": resized_whole, "opencv": resized_whole_as_opencv}
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+@pytest.mark.parametrize("crop", [*CROPS, (8, 8)])
+@pytest.mark.parametrize("resize", WHOLE)
+def test_a_window_is_cut_as_out_of_the_whole_picture(resize: str, crop: tuple[int, int], side_by_side: bool) -> None:
+    image, labels = noise((75, 110))
+    if side_by_side:
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    knobs, found = config(crop=crop, resize=resize, scale=(0.3, 2.2), fill=(1, 2, 3)), []
+    for seed in range(16):
+        crop_, target, geometry = augment(knobs, image, labels, generator(seed))
+        whole, marks = WHOLE[resize](geometry, image, labels)
+        (top, left), (height, width) = (geometry.top, geometry.left), marks.shape
+        window = slice(max(top, 0), top + crop[0]), slice(max(left, 0), left + crop[1])
+        sides = [max(0, -left), max(0, -top), max(0, left + crop[1] - width), max(0, top + crop[0] - height)]
+        expected = tf.pad(whole[:, window[0], window[1]], sides, fill=[1.0, 2.0, 3.0])
+        truth = tf.pad(marks[window][None], sides, fill=[float(IGNORE)])[0]
+        if geometry.flipped:
+            expected, truth = expected.flip(2), truth.flip(1)
+        assert torch.equal(target, truth)
+        assert crop_.is_contiguous()
+        found.append((crop_.int() - expected.int()).abs())
+    assert torch.stack(found).max() <= 1
+    assert torch.stack(found).float().mean() < (0.01 if resize == "opencv" else 0.3)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (100, 64)])
+def test_without_aliasing_every_size_is_as_torchvision_makes_it(size: tuple[int, int]) -> None:
+    image, labels = noise(size)
+    for height in range(9, 150, 7):
+        geometry = Geometry(height, 2 * height + 1, 0, 0, False, height / size[0])
+        whole = resized_whole(geometry, image, labels)
+        window = antialiased_window(image, labels, geometry, range(height), range(2 * height + 1))
+        assert torch.equal(window[1][0], whole[1])
+        assert (window[0].int() - whole[0].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("scale", [0.7, 2.0])
+@pytest.mark.parametrize("resize", WHOLE)
+def test_a_crop_costs_no_more_of_a_picture_larger_than_memory(resize: str, scale: float) -> None:
+    side = 400_000
+    image = torch.full((1, 1, 1), 9, dtype=torch.uint8).expand(3, side, side)
+    geometry = Geometry(round(side * scale), round(side * scale), 7777, 8888, True, scale)
+    crop, target = replay(geometry, image, image[0], config(resize=resize))
+    assert (crop == 9).all()
+    assert (target == 9).all()
 
 
 def test_every_offset_is_drawn_the_last_one_included() -> None:

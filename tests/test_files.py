@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from kd.data.lazy_torchvision import functional
+from kd.data.plain_files import plain_pixels
 from kd.data.reading import BrokenFileError, read_colours, read_image, read_labels, read_pair, read_values
 
 SIZE = (5, 7)
@@ -235,3 +237,92 @@ def test_the_largest_picture_is_a_limit_of_ours(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("KD_MAX_PIXELS", "34")
     with pytest.raises(BrokenFileError, match=r"has 5 x 7 pixels, more than the 34 that are decoded; .*KD_MAX_PIXELS"):
         read_image(path)
+
+
+# --- plain files, which torchvision decodes where it is loaded
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def with_chunk(path: Path, kind: bytes, content: bytes, at_the_end: bool = False) -> Path:
+    """A PNG with one more chunk, behind its header or behind its pixels."""
+    data = path.read_bytes()
+    place = len(data) - 12 if at_the_end else 33
+    path.write_bytes(data[:place] + chunk(kind, content) + data[place:])
+    return path
+
+
+def exif(orientation: int) -> bytes:
+    found = Image.Exif()
+    found[0x0112] = orientation
+    return found.tobytes().removeprefix(b"Exif\0\0")
+
+
+CHUNKS = [
+    (b"gAMA", struct.pack(">I", 20000), False),
+    (b"sRGB", b"\0", False),
+    (b"tRNS", bytes((0, int(PHOTO[0, 0, 0]), 0, int(PHOTO[0, 0, 1]), 0, int(PHOTO[0, 0, 2]))), False),
+    (b"sBIT", b"\5\6\5", False),
+    (b"tEXt", b"Software\0by hand", False),
+    (b"eXIf", exif(6), False),
+    (b"eXIf", exif(6), True),
+    (b"tIME", struct.pack(">H5B", 2020, 1, 1, 1, 1, 1), True),
+]
+
+
+@pytest.mark.parametrize(("kind", "content", "at_the_end"), CHUNKS)
+def test_chunks_of_a_png_are_heeded_with_and_without_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes, content: bytes, at_the_end: bool
+) -> None:
+    functional()
+    path = with_chunk(saved(tmp_path / "a.png", PHOTO), kind, content, at_the_end)
+    image = read_image(path)
+    monkeypatch.setattr("kd.data.reading.plain_pixels", lambda path, image: None)
+    assert torch.equal(image, read_image(path))
+    assert tuple(image.shape[1:]) == (SIZE[::-1] if kind == b"eXIf" else SIZE)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 20}, {"dpi": (300, 300)}])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_plain_files_hold_the_same_with_and_without_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, object]
+) -> None:
+    functional()
+    photo = np.random.default_rng(1).integers(0, 256, (37, 53, 3)).astype(np.uint8)
+    colour, grey = saved(tmp_path / name, photo, **options), saved(tmp_path / f"grey_{name}", photo[..., 0], **options)
+    with Image.open(colour) as image:
+        assert plain_pixels(colour, image) is not None
+    found = [read_image(colour), read_image(grey)]
+    monkeypatch.setattr("kd.data.reading.plain_pixels", lambda path, image: None)
+    assert all(torch.equal(one, read_image(path)) for one, path in zip(found, (colour, grey), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_damage_says_the_same_with_and_without_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+) -> None:
+    functional()
+    draw = np.random.default_rng(seed)
+    path = saved(tmp_path / name, draw.integers(0, 256, (37, 53, 3)).astype(np.uint8))
+    data = bytearray(path.read_bytes())
+    place = int(draw.integers(8, len(data) - 20))
+    if seed % 3 == 0:
+        data = data[:place]
+    elif seed % 3 == 1:
+        data[place] ^= 1 << seed % 8
+    else:
+        del data[place : place + 3]
+    path.write_bytes(data)
+
+    def outcome() -> object:
+        try:
+            return read_image(path).numpy().tobytes()
+        except BrokenFileError as error:
+            return str(error)
+
+    first = outcome()
+    monkeypatch.setattr("kd.data.reading.plain_pixels", lambda path, image: None)
+    assert outcome() == first

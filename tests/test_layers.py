@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "kd.networks": FLOOR | {"kd.networks"},
     "kd.data": FLOOR | {"kd.data"},
     "kd.methods": FLOOR | {"kd.losses", "kd.methods"},
-    "kd.benchmark": FLOOR | {"kd.losses", "kd.methods", "kd.networks.cost", "kd.benchmark"},
+    "kd.benchmark": FLOOR | {"kd.data", "kd.losses", "kd.methods", "kd.networks.cost", "kd.benchmark"},
     "kd.evaluate": FLOOR | {"kd.metrics", "kd.evaluate"},
     "kd.recipe": RECIPE | {"kd.losses.label_smoothing", "kd.losses.mixture", "kd.data.augment"},
     "kd.recipe.library": FLOOR,
@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "students.tracking": {"kd", "students.tracking", "students.examining.previews", "students.progress", "students.signals"},
     "students.sweeping": TRAINING,
     "students.contract": TRAINING,
+    "students.step_costs": {"kd", "students", "teachers"},
     "students.doctor": {"kd", "students.doctor", "students.tracking"},
     "tools": {"kd.commands"},
 }

@@ -138,6 +138,6 @@ def test_the_speed_is_that_of_the_steps_since_the_last_record() -> None:
     recorder = Recorder(recipe, tracker, progress, None, None)  # type: ignore[arg-type]
     for step, seconds in ((11, 50.0), (12, 51.0), (13, 53.0), (14, 55.0)):  # resumed at 10; the first step warms up
         trainer = SimpleNamespace(step=step, total=20, seconds=seconds, rates={"student": 0.1}, device=torch.device("cpu"))
-        trainer.gradient_norm, trainer.stage = torch.tensor(1.0), None
+        trainer.gradient_norm, trainer.stage, trainer.waited = torch.tensor(1.0), None, 0.0
         recorder.after(trainer, {"ce": 1.0, "ce_aux": 1.0})  # type: ignore[arg-type]
     assert [(record["step"], record["images_per_second"]) for record in records] == [(12, 6.0), (14, 3.0)]

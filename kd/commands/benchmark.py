@@ -12,11 +12,14 @@ from typing import Any
 
 from kd.commands import _benchmark_presets
 
-GROUPS: Mapping[str, str] = MappingProxyType({"losses": "kd.benchmark.losses", "step": "kd.commands._benchmark_step"})
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {"data": "kd.benchmark.data", "losses": "kd.benchmark.losses", "step": "students.step_costs"}
+)
 """The module of each group of comparisons."""
 EPILOG = """examples:
   kd benchmark losses                                      JML-KD's objective: as usually written, on whole maps, by blocks
   kd benchmark losses --classes 150 --crop 512 512 --json losses.json
+  kd benchmark data                                        samples from PNG, from JPEG and from a store, on one thread
   kd benchmark presets                                     every method's terms beside plain KD's
   kd benchmark presets cirkd@citys --crop 360 480 --classes 11 --batch 8 --device cuda
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from kd.config import Config
+from kd.data.antialiased_resize import antialiased_window
 from kd.data.lazy_torchvision import functional
 from kd.data.opencv_resize import opencv_window
 from kd.types import IGNORE, Geometry
@@ -81,31 +82,26 @@ def _uniform(generator: torch.Generator) -> float:
 
 def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentation) -> tuple[Tensor, Tensor]:
     """Apply a geometry: image uint8 ``3 H W`` and labels uint8 ``H W`` to the crop size. Padding is ``fill`` and ignored."""
-    tf, crop = functional(), config.crop
+    starts, sizes = (geometry.top, geometry.left), (geometry.height, geometry.width)
     rows, columns = (
-        range(max(start, 0), min(start + length, side))
-        for start, length, side in zip((geometry.top, geometry.left), crop, (geometry.height, geometry.width), strict=True)
+        range(max(start, 0), min(start + length, size)) for start, length, size in zip(starts, config.crop, sizes, strict=True)
     )
-    cut = opencv_window if config.resize == "opencv" else _antialiased_window
-    image, labels = cut(image, labels, geometry, rows, columns)
-    before = (max(-geometry.left, 0), max(-geometry.top, 0))
-    after = (crop[1] - image.shape[2] - before[0], crop[0] - image.shape[1] - before[1])
-    if any(before) or any(after):
-        image = tf.pad(image, [*before, *after], fill=[float(value) for value in config.fill])
-        labels = tf.pad(labels, [*before, *after], fill=[float(IGNORE)])
+    top, left = (max(-start, 0) for start in starts)
     if geometry.flipped:
-        image, labels = image.flip(2), labels.flip(2)
-    return image.contiguous(), labels[0].contiguous()
+        columns, left = columns[::-1], config.crop[1] - len(columns) - left
+    cut = opencv_window if config.resize == "opencv" else antialiased_window
+    image, labels = cut(image, labels, geometry, rows, columns)
+    return _padded(image, (top, left), config.crop, config.fill), _padded(labels, (top, left), config.crop, (IGNORE,))[0]
 
 
-def _antialiased_window(
-    image: Tensor, labels: Tensor, geometry: Geometry, rows: range, columns: range
-) -> tuple[Tensor, Tensor]:
-    tf, size = functional(), [geometry.height, geometry.width]
-    image = tf.resize(image, size, tf.InterpolationMode.BILINEAR, antialias=True)
-    labels = tf.resize(labels.unsqueeze(0), size, tf.InterpolationMode.NEAREST_EXACT)
-    window = (slice(None), slice(rows.start, rows.stop), slice(columns.start, columns.stop))
-    return image[window], labels[window]
+def _padded(values: Tensor, corner: tuple[int, int], size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
+    """``C H W`` at a corner (top, left) of a larger field of one colour."""
+    if tuple(values.shape[1:]) == size:
+        return values
+    field = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    (top, left), (height, width) = corner, values.shape[1:]
+    field[:, top : top + height, left : left + width] = values
+    return field
 
 
 def recolour(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kd.config import ConfigError
 from kd.data.dataset import Dataset
+from kd.data.store.stored import from_store
 from kd.lookup import configured, lookup
 
 
@@ -13,7 +14,7 @@ def open_split(config: Any, split: str) -> Dataset:
     """One split of the data set that a configuration names; plain values as a recipe writes them under ``data`` do too.
 
     Raises:
-        ConfigError: the data set has no such split, holds nothing, or its files are missing.
+        ConfigError: the data set has no such split, holds nothing, its files are missing, or its store does not fit them.
     """
     config = configured(config, "kd.data", "Dataset", "data")
     cls = lookup("kd.data", config.name, "Dataset")
@@ -32,4 +33,4 @@ def open_split(config: Any, split: str) -> Dataset:
     data: Dataset = cls(config, split)
     if len(data) == 0:
         raise ConfigError(f"data: the split '{split}' of {config.name} is empty; check data.root and the split's list")
-    return data
+    return data if getattr(config, "store", None) is None else from_store(data, config, split)

@@ -19,6 +19,7 @@ from torch import Tensor
 from kd.config import ConfigError, InputError
 from kd.data.dataset import Colour, Dataset, Files, LabelError
 from kd.data.list_files import Count, by_stem, check_count
+from kd.data.mask_coding import mapped
 from kd.data.reading import check_sizes, data_root, read_image, read_labels, resized
 from kd.data.submission import Submission
 from kd.types import IGNORE
@@ -180,7 +181,7 @@ def _labels(folder: Path, images: list[Path]) -> list[Path]:
 
 def _train_ids(path: Path) -> Tensor:
     stored = read_labels(path).numpy()
-    labels = TRAIN_IDS[stored]
+    labels = mapped(stored, TRAIN_IDS)
     if (labels == UNKNOWN).any():
         wrong = stored[labels == UNKNOWN]
         raise LabelError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from kd.config import InputError
@@ -89,6 +90,24 @@ def orientation(image: Image.Image) -> int:
     except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def upright(image: Image.Image, values: np.ndarray) -> np.ndarray:
+    """Pixels ``H W ...`` turned as the file's EXIF says."""
+    turn = TURNED.get(orientation(image))
+    return values if turn is None else turn(values)
+
+
+TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
+}
+"""By the EXIF tag Orientation: what makes the stored pixels upright."""
 
 
 def kind(path: Path) -> tuple[str, int]:

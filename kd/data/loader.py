@@ -16,10 +16,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from kd.config import ConfigError
 from kd.data.augment import Augmentation, augment
-from kd.data.dataset import Dataset, check_labels
+from kd.data.dataset import Dataset, check_labels, has_strangers
 from kd.data.lazy_torchvision import functional
 from kd.seeds import derive, generator
-from kd.types import IGNORE, Batch, Geometry
+from kd.types import Batch, Geometry
 
 
 class Draw(NamedTuple):
@@ -87,7 +87,7 @@ class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
         view = draw.epoch % views if views else 0
         fixed = ("view", view, name) if views else (self.seed, "augment", draw.epoch, draw.number)
         crop, target, geometry = augment(self.config, image, labels, generator(*fixed))
-        if ((target >= self.classes) & (target != IGNORE)).any():
+        if has_strangers(target, self.classes):
             check_labels(target, self.classes, name)
         return crop, target, name, geometry._replace(view=view)
 
@@ -100,6 +100,7 @@ class Whole(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str, Geometry]:
         image, labels = self.data.read(index)
+        image = image.contiguous()
         return image, labels, self.data.identity(index), Geometry(int(labels.shape[0]), int(labels.shape[1]), 0, 0, False, 1.0)
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.headers import DECODING, DEEP, BrokenFileError, bits, is_lossy, opened, orientation
+from kd.data.headers import DECODING, DEEP, TURNED, BrokenFileError, bits, is_lossy, opened, orientation, upright
 from kd.data.lazy_torchvision import functional
+from kd.data.plain_files import plain_pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 """What counts as a picture, in lower case."""
@@ -43,12 +44,12 @@ def data_root(root: str | None, folder: str) -> Path:
 
 
 def read_image(path: Path) -> Tensor:
-    """RGB uint8 ``3 H W``; grey, palette, CMYK and transparent pictures become RGB.
+    """RGB uint8 ``3 H W``, the channels of a pixel side by side; grey, palette, CMYK and transparent pictures become RGB.
 
     Raises:
         BrokenFileError: the file is missing, no readable image, or a grey image of more than 8 bits.
     """
-    return torch.from_numpy(_decode(path, _photo)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_decode(path, _photo)).permute(2, 0, 1)
 
 
 def read_labels(path: Path) -> Tensor:
@@ -110,11 +111,17 @@ def read_greys(path: Path) -> NDArray[np.uint8]:
     return _decode(path, _greys)
 
 
-def _greys(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+Pixels = NDArray[np.uint8] | None
+"""What has been decoded already."""
+
+
+def _greys(path: Path, image: Image.Image, ready: Pixels) -> NDArray[np.uint8]:
     if image.mode in DEEP:
         raise BrokenFileError(f"{path}: is a grey image of more than 8 bits (mode {image.mode}); convert the masks to 8 bits")
     _refuse_deep_colours(path, image)
-    colours = np.array(image.convert("RGB"))
+    if ready is not None and ready.ndim == 2:
+        return ready
+    colours = _rgb(image, ready)
     if (spread := int(np.ptp(colours, axis=2).max(initial=0))) > COLOURFUL:
         raise BrokenFileError(
             f"{path}: has colours (channels differ by {spread} levels), but data.threshold cuts grey levels; declare "
@@ -123,35 +130,42 @@ def _greys(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     return colours[..., 0]
 
 
-def _photo(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+def _photo(path: Path, image: Image.Image, ready: Pixels) -> NDArray[np.uint8]:
     if image.mode in DEEP:
         raise BrokenFileError(
             f"{path}: is a grey image of more than 8 bits (mode {image.mode}); which range of it matters is not for the reader "
             "to guess. Convert the images to 8 bits"
         )
     _refuse_deep_colours(path, image)
-    return np.array(image.convert("RGB"))
+    return _rgb(image, ready)
 
 
-def _numbers(path: Path, image: Image.Image) -> NDArray[np.uint8] | NDArray[np.int32]:
+def _rgb(image: Image.Image, ready: Pixels) -> NDArray[np.uint8]:
+    colours = ready is not None and ready.ndim == 3
+    return ready if colours else np.array(image if image.mode == "RGB" else image.convert("RGB"))  # type: ignore[return-value]
+
+
+def _numbers(path: Path, image: Image.Image, ready: Pixels) -> NDArray[np.uint8] | NDArray[np.int32]:
     _refuse_lossy(path, image)
     if image.mode not in NUMBERED:
         raise BrokenFileError(
             f"{path}: is a {image.mode} image; a label map has one channel of whole numbers. If its colours stand for classes, "
             "declare them (data set 'folder': data.colours={road: [128, 64, 128], ...}); or convert it to an index PNG"
         )
+    if ready is not None:
+        return ready
     values = np.array(image.getchannel(0) if image.mode in ("LA", "PA") else image)
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     return values if values.dtype == np.uint8 else values.astype(np.int32)
 
 
-def _paint(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+def _paint(path: Path, image: Image.Image, ready: Pixels) -> NDArray[np.uint8]:
     _refuse_lossy(path, image)
     if image.mode in DEEP:
         raise BrokenFileError(f"{path}: is a {image.mode} image, which has no colours; declare data.classes without colours")
     _refuse_deep_colours(path, image)
-    return np.array(image.convert("RGB"))
+    return _rgb(image, ready)
 
 
 def _refuse_deep_colours(path: Path, image: Image.Image) -> None:
@@ -171,36 +185,20 @@ def _refuse_lossy(path: Path, image: Image.Image) -> None:
         )
 
 
-def _decode(path: Path, convert: Callable[[Path, Image.Image], np.ndarray]) -> np.ndarray:
+def _decode(path: Path, convert: Callable[[Path, Image.Image, Pixels], np.ndarray]) -> np.ndarray:
     try:
         with opened(path) as image:
+            ready = plain_pixels(path, image)
+            if ready is not None:
+                return convert(path, image, ready)
             image.load()
-            values = convert(path, image)
-            return np.ascontiguousarray(_upright(image, values))
+            return np.ascontiguousarray(upright(image, convert(path, image, None)))
     except BrokenFileError:
         raise
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: does not exist; is the data set complete?") from None
     except DECODING as error:
         raise BrokenFileError(f"{path}: cannot be decoded ({error}); fetch or convert this file again") from None
-
-
-def _upright(image: Image.Image, values: np.ndarray) -> np.ndarray:
-    """Pixels ``H W ...`` turned as the file's EXIF says."""
-    turn = TURNED.get(orientation(image))
-    return values if turn is None else turn(values)
-
-
-TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
-}
-"""By the EXIF tag Orientation: what makes the stored pixels upright."""
 
 
 def read_pair(image_file: Path, label_file: Path) -> tuple[Tensor, Tensor]:

@@ -215,7 +215,8 @@ def fingerprint(
     tree = recipe.model_dump(mode="json", context=None if spelled else Contents(remembered))
     values = {part: tree[part] for part in parts}
     if "data" in values:
-        values["data"].pop("root", None)  # where the files lie changes no number
+        for where in ("root", "store"):  # where the files lie changes no number
+            values["data"].pop(where, None)
     return hashlib.sha256(json.dumps(known_before(values), sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -9,11 +9,11 @@ from kd.recipe.later import came_later
 
 
 def flat(values: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Leaves by dotted key; where the data lies (``data.root``) is none, since it changes no number."""
+    """Leaves by dotted key; where the data lies (``data.root``, ``data.store``) is none: it changes no number."""
     if isinstance(values, Mapping) and values:
         for key, value in values.items():
             yield from flat(value, f"{path}.{key}")
-    elif path != "data.root":
+    elif path not in ("data.root", "data.store"):
         yield path, values
 
 

@@ -67,7 +67,7 @@ def teacher_mark(teacher: Teacher) -> str:
 
 def data_mark(recipe: Recipe, data: Dataset) -> str:
     """16 hex digits that change with the data set's configuration, the images' names, or the size of a file."""
-    config = recipe.data.model_dump(mode="json", exclude={"root"})
+    config = recipe.data.model_dump(mode="json", exclude={"root", "store"})
     files = (data.files(number).image for number in range(len(data)))
     lines = (f"{data.identity(number)} {file.stat().st_size if file else ''}" for number, file in enumerate(files))
     return _digest([json.dumps(config, sort_keys=True), *lines])

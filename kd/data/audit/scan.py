@@ -86,6 +86,8 @@ def opened(config: Any, split: str, found: Audit | None = None) -> Dataset:
     Raises:
         ConfigError: it cannot be opened for another reason, or nothing but orphans is there.
     """
+    if getattr(config, "store", None) is not None:
+        config = config.model_copy(update={"store": None})  # it is the files that are looked at
     try:
         return open_split(config, split)
     except OrphanError as error:

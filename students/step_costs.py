@@ -1,4 +1,4 @@
-"""Group ``step`` of ``kd benchmark``: a whole step of JML-KD, as it is usually done and as the trainer does it."""
+"""What a whole step of JML-KD costs, as it is usually done and as the trainer does it; and the teacher's answer in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd.networks.build import build_network
 from kd.recipe.schema import Recipe, build
 from kd.types import Batch, Geometry, Outputs
 from students.run import build_trainer
-from teachers.fresh import FreshTeacher
+from teachers.load import load_teacher
 from teachers.soft_labels.cached import CachedTeacher
 from teachers.soft_labels.card import NAME, Card, teacher_mark
 from teachers.soft_labels.writing import write
@@ -41,6 +41,10 @@ def _recipe(setting: Setting, precision: str) -> Recipe:
             "run": {"device": setting.device},
         }
     )
+
+
+def _teacher(setting: Setting) -> Teacher:
+    return load_teacher(_recipe(setting, "fp32").teacher, _Classes(setting.classes).classes, setting.device)
 
 
 def _batch(setting: Setting) -> Batch:
@@ -85,7 +89,6 @@ def _again(batch: Batch) -> Iterator[Batch]:
 
 def cached(setting: Setting, teacher: Teacher, folder: Path) -> Teacher:
     """The teacher with its answers to the one batch on disk."""
-    parts = [teacher.sizes.stride, False, False]
     card = Card(
         kind="crops",
         views=1,
@@ -93,7 +96,9 @@ def cached(setting: Setting, teacher: Teacher, folder: Path) -> Teacher:
         data="",
         augmentation={},
         classes=teacher.classes,
-        **dict(zip(("stride", "align_corners", "aux"), parts, strict=True)),
+        stride=teacher.sizes.stride,
+        align_corners=False,
+        aux=False,
     )
     (folder / NAME).write_text(card.model_dump_json(), encoding="utf-8")
     batch = _batch(setting)
@@ -109,9 +114,7 @@ def cached(setting: Setting, teacher: Teacher, folder: Path) -> Teacher:
 def _steps(setting: Setting) -> Ways:
     folder = TemporaryDirectory()
     path = Path(folder.name)
-    names = tuple(f"class{one}" for one in range(setting.classes))
-    config = _recipe(setting, "fp32").teacher
-    teacher: Teacher = FreshTeacher(config, names).to(setting.device)
+    teacher = _teacher(setting)
     kept = cached(setting, teacher, path)
     ways = {
         "usual, float32": usual_step(setting, teacher),
@@ -128,9 +131,7 @@ def _holding(_: object, step: Callable[[], object]) -> object:
 
 
 def _answers(setting: Setting) -> Ways:
-    names = tuple(f"class{one}" for one in range(setting.classes))
-    teacher: Teacher = FreshTeacher(_recipe(setting, "fp32").teacher, names).to(setting.device)
-    batch = _batch(setting)
+    teacher, batch = _teacher(setting), _batch(setting)
 
     def ask(look: Callable[[Batch], Outputs]) -> Outputs:
         with torch.no_grad():

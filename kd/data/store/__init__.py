@@ -1,0 +1,1 @@
+"""Decoded samples in files that are mapped into memory: ``kd prepare RECIPE --store DIR``, then ``data.store=DIR``."""

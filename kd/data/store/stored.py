@@ -1,0 +1,105 @@
+"""A data set that is read from a store."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kd.config import ConfigError
+from kd.data.dataset import Dataset, Files
+from kd.data.headers import BrokenFileError
+from kd.data.lazy_torchvision import functional
+from kd.data.store.place import NOTE, differences, sample_file
+
+HEADER = struct.Struct("<8sII")
+"""Magic word, height, width; behind it the image, ``H W 3``, and the labels, ``H W``, a byte each."""
+MAGIC = b"kd-pixel"
+
+
+class Stored(Dataset):
+    """The samples of ``data``, mapped into memory: what is not looked at is not read from the disk.
+
+    The tensors share the store's pages, privately: writing to them changes no file.
+    """
+
+    def __init__(self, data: Dataset, paths: Sequence[Path]) -> None:
+        self.data, self.paths = data, list(paths)
+        self.classes, self.colours = data.classes, data.colours
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def identity(self, index: int) -> str:
+        """As the data set calls it."""
+        return self.data.identity(index)
+
+    def files(self, index: int) -> Files:
+        """What it was read from."""
+        return self.data.files(index)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image uint8 ``3 H W``, the channels of a pixel side by side, and labels uint8 ``H W``.
+
+        Raises:
+            BrokenFileError: the stored file is missing or damaged.
+        """
+        path = self.paths[index]
+        try:
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            magic, height, width = HEADER.unpack_from(content)
+        except (OSError, ValueError, struct.error) as error:
+            raise _broken(path, str(error)) from None
+        if magic != MAGIC or len(content) != HEADER.size + 4 * height * width:
+            raise _broken(path, "it is no whole sample")
+        pixels = torch.frombuffer(content, dtype=torch.uint8, offset=HEADER.size)
+        image, labels = pixels.split([3 * height * width, height * width])
+        return image.view(height, width, 3).permute(2, 0, 1), labels.view(height, width)
+
+
+def _broken(path: Path, problem: str) -> BrokenFileError:
+    return BrokenFileError(f"{path}: cannot be read ({problem}); remove it and let `kd prepare RECIPE --store` write it again")
+
+
+def write_sample(path: Path, image: Tensor, labels: Tensor) -> None:
+    """What :meth:`Stored.read` reads."""
+    with path.open("wb") as file:
+        file.write(HEADER.pack(MAGIC, *labels.shape))
+        file.write(image.permute(1, 2, 0).contiguous().numpy().data)
+        file.write(labels.contiguous().numpy().data)
+
+
+def from_store(data: Dataset, config: Any, split: str) -> Dataset:
+    """The split as ``config.store`` has it; ``data`` itself where the store has no such split.
+
+    Raises:
+        ConfigError: there is no store, it is of other data, incomplete, or stale.
+    """
+    folder = Path(config.store).expanduser()
+    again = f"`kd prepare RECIPE --store {folder}` writes what is missing; data.store=null reads the files themselves"
+    if not (folder / NOTE).is_file():
+        raise ConfigError(f"data.store: {folder} holds no store; {again}")
+    if different := differences(folder, config):
+        raise ConfigError(f"data.store: {folder} is of other data ({different}); store this data elsewhere, or data.store=null")
+    if not (folder / split).is_dir():
+        return data
+    there = {path.name for path in (folder / split).iterdir()}
+    paths = [sample_file(folder, split, data, index) for index in range(len(data))]
+    if missing := [index for index, path in enumerate(paths) if path.name not in there]:
+        raise ConfigError(
+            f"data.store: {folder}: {len(missing)} of {len(data)} samples of {split} are not stored, or their files have "
+            f"changed since, first {data.identity(missing[0])}; {again}"
+        )
+    functional()  # so that files are decoded as in training
+    stored = Stored(data, paths)
+    if not all(torch.equal(*pair) for pair in zip(stored.read(0), data.read(0), strict=True)):
+        raise ConfigError(
+            f"data.store: {folder} is stale: {data.identity(0)} is read otherwise today; remove the folder, then {again}"
+        )
+    return stored
