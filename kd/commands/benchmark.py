@@ -12,7 +12,7 @@ from typing import Any
 
 from kd.commands import _benchmark_presets
 
-GROUPS: Mapping[str, str] = MappingProxyType({"losses": "kd.benchmark.losses"})
+GROUPS: Mapping[str, str] = MappingProxyType({"losses": "kd.benchmark.losses", "methods": "kd.benchmark.methods"})
 """The module of each group of comparisons."""
 EPILOG = """examples:
   kd benchmark losses                                      JML-KD's objective: as usually written, on whole maps, by blocks

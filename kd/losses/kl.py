@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kd.keywords import keywords
+from kd.losses.formed import Gradients, formed
 from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot, pixel_mask
 from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
@@ -46,11 +47,32 @@ def logit_kl(student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, te
     ``h w``, SKD ``B`` (as soft cross-entropy at T = 1, which adds the teacher's entropy and leaves the gradient alone).
     """
     mask = pixel_mask(student, teacher, keep, None)
-    with torch.autocast(student.device.type, enabled=False):
-        log_p = (full_precision(student) / temperature).log_softmax(1)
-        log_q = (full_precision(teacher.detach()) / temperature).log_softmax(1)
-        divergence = (log_q.exp() * (log_q - log_p)).sum(1)
-        return temperature**2 * global_mean(divergence.where(mask, 0), mask.to(log_p.dtype))
+    total = kl_sum(full_precision(student), full_precision(teacher.detach()), 1, temperature, None if keep is None else mask)
+    return temperature**2 * global_mean(total, mask.numel() if keep is None else mask)
+
+
+def kl_sum(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None = None) -> Tensor:
+    """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` over all else, or where ``keep`` (without
+    ``dim``) says; differentiable once, in the student.
+
+    ``KL = sum_c q_c (t_c - s_c) + log sum exp s - log sum exp t``: an exponential for each entry of both, no logarithm.
+    """
+
+    def make(wanted: bool) -> tuple[Tensor, Gradients]:
+        x, y = (values - values.amax(dim, keepdim=True) for values in (student, teacher))
+        if temperature != 1:
+            x, y = x.div_(temperature), y.div_(temperature)
+        apart = y - x
+        mine, its = (values.exp_().sum(dim, keepdim=True) for values in (x, y))
+        cost = apart.mul_(y).sum(dim, keepdim=True) / its + (mine / its).log()
+        if keep is not None:
+            cost = cost.where(keep.unsqueeze(dim), 0)
+        if wanted:
+            scale = 1 / temperature if keep is None else keep.unsqueeze(dim) / temperature
+            x.mul_(scale / mine).addcmul_(y, scale / its, value=-1)
+        return cost.sum(dtype=torch.float64).to(x.dtype), (x if wanted else None,)
+
+    return formed(make, student)
 
 
 class KL(Loss):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.losses.formed import Gradients, formed
 from kd.losses.loss import global_mean
 from kd.types import IGNORE, Outputs, full_precision, nearest_labels, resample
 
@@ -53,8 +54,20 @@ def valid(target: Tensor, like: Tensor, choice: KdMask) -> Tensor | None:
 def mean(values: Tensor, keep: Tensor | None = None) -> Tensor:
     """Mean over all entries of all ranks, or over those to keep (same shape); 0 where there are none."""
     if keep is None:
-        return global_mean(values, torch.ones_like(values))
+        return global_mean(values, values.numel())
     return global_mean(values.where(keep, 0), keep.to(values.dtype))
+
+
+def squared_gap(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The sum of ``weight (student - teacher)^2``, differentiable in the student; ``weight`` broadcasts, 1 where None."""
+
+    def make(wanted: bool) -> tuple[Tensor, Gradients]:
+        gap = student - teacher
+        slope = gap if weight is None else gap * weight
+        value = torch.dot(gap.flatten(), slope.flatten()) if gap.is_contiguous() else (gap * slope).sum()
+        return value, (slope.mul_(2) if wanted else None,)
+
+    return formed(make, student)
 
 
 class Projection(nn.Conv2d):
