@@ -6,6 +6,7 @@ methods compared here, which differs between them only by constants: see :func:`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from kd.losses.formed import Gradients, formed
 from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot, pixel_mask
 from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
+
+PART = 2**16
+"""Values of a part of a map on a CPU, which has to stay in the cache."""
 
 
 def soft_kl(
@@ -52,27 +56,50 @@ def logit_kl(student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, te
 
 
 def kl_sum(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None = None) -> Tensor:
-    """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` over all else, or where ``keep`` (without
-    ``dim``) says; differentiable once, in the student.
+    """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` (1 or 2 of ``B K N``) over all else, or where
+    ``keep`` (without ``dim``) says; differentiable once, in the student. Later dimensions count as one.
 
     ``KL = sum_c q_c (t_c - s_c) + log sum exp s - log sum exp t``: an exponential for each entry of both, no logarithm.
     """
 
     def make(wanted: bool) -> tuple[Tensor, Gradients]:
-        x, y = (values - values.amax(dim, keepdim=True) for values in (student, teacher))
-        if temperature != 1:
-            x, y = x.div_(temperature), y.div_(temperature)
-        apart = y - x
-        mine, its = (values.exp_().sum(dim, keepdim=True) for values in (x, y))
-        cost = apart.mul_(y).sum(dim, keepdim=True) / its + (mine / its).log()
-        if keep is not None:
-            cost = cost.where(keep.unsqueeze(dim), 0)
-        if wanted:
-            scale = 1 / temperature if keep is None else keep.unsqueeze(dim) / temperature
-            x.mul_(scale / mine).addcmul_(y, scale / its, value=-1)
-        return cost.sum(dtype=torch.float64).to(x.dtype), (x if wanted else None,)
+        slope = torch.empty_like(student) if wanted else None
+        of = [None if maps is None else maps.flatten(2) for maps in (student, teacher, slope)]
+        within = None if keep is None else keep.flatten(1).unsqueeze(dim)
+        sums = []
+        for part in _parts(of[0], dim):
+            mine, its, out, kept = (None if maps is None else maps[part] for maps in (*of, within))
+            sums.append(_kl_of(mine, its, dim, temperature, kept, out))
+        return torch.stack(sums).sum().to(student.dtype), (slope,)
 
     return formed(make, student)
+
+
+def _parts(maps: Tensor, dim: int) -> Iterator[tuple[slice, ...]]:
+    """Of ``B K N``: on a CPU pieces that fit the cache and are whole along ``dim``; elsewhere all."""
+    axis, length = 3 - dim, maps.shape[dim]
+    step = max(1, PART // length) if maps.device.type == "cpu" else maps.shape[axis]
+    images = 1 if maps.device.type == "cpu" else max(1, len(maps))
+    for image in range(0, len(maps), images):
+        for start in range(0, maps.shape[axis], step):
+            rest = (slice(None), slice(start, start + step))
+            yield slice(image, image + images), *(rest if dim == 1 else rest[::-1])
+
+
+def _kl_of(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None, out: Tensor | None) -> Tensor:
+    """The sum over a part ``B K N``, float64; the gradient goes into ``out``."""
+    x, y = (values - values.amax(dim, keepdim=True) for values in (student, teacher))
+    if temperature != 1:
+        x, y = x.div_(temperature), y.div_(temperature)
+    apart = y - x
+    mine, its = (values.exp_().sum(dim, keepdim=True) for values in (x, y))
+    cost = apart.mul_(y).sum(dim, keepdim=True) / its + (mine / its).log()
+    if keep is not None:
+        cost = cost.where(keep, 0)
+    if out is not None:
+        scale = 1 / temperature if keep is None else keep / temperature
+        torch.mul(x, scale / mine, out=out).addcmul_(y, scale / its, value=-1)
+    return cost.sum(dtype=torch.float64)
 
 
 class KL(Loss):
