@@ -19,7 +19,7 @@ from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot, pix
 from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
 
-PART = 2**16
+PART = 2**20
 """Values of a part of a map on a CPU, which has to stay in the cache."""
 
 
@@ -59,7 +59,7 @@ def kl_sum(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep:
     """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` (1 or 2 of ``B K N``) over all else, or where
     ``keep`` (without ``dim``) says; differentiable once, in the student. Later dimensions count as one.
 
-    ``KL = sum_c q_c (t_c - s_c) + log sum exp s - log sum exp t``: an exponential for each entry of both, no logarithm.
+    ``KL = sum_c q_c ((t_c - max t) - (s_c - max s)) + log max q - log max p``: no logarithm of a map.
     """
 
     def make(wanted: bool) -> tuple[Tensor, Gradients]:
@@ -88,17 +88,17 @@ def _parts(maps: Tensor, dim: int) -> Iterator[tuple[slice, ...]]:
 
 def _kl_of(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None, out: Tensor | None) -> Tensor:
     """The sum over a part ``B K N``, float64; the gradient goes into ``out``."""
-    x, y = (values - values.amax(dim, keepdim=True) for values in (student, teacher))
-    if temperature != 1:
-        x, y = x.div_(temperature), y.div_(temperature)
-    apart = y - x
-    mine, its = (values.exp_().sum(dim, keepdim=True) for values in (x, y))
-    cost = apart.mul_(y).sum(dim, keepdim=True) / its + (mine / its).log()
+    x, y = (student, teacher) if temperature == 1 else (student / temperature, teacher / temperature)
+    above, its_above = x.amax(dim, keepdim=True), y.amax(dim, keepdim=True)
+    apart = (y - x).sub_(its_above - above)
+    p, q = x.softmax(dim), y.softmax(dim)
+    cost = apart.mul_(q).sum(dim, keepdim=True) + (q.amax(dim, keepdim=True) / p.amax(dim, keepdim=True)).log()
     if keep is not None:
         cost = cost.where(keep, 0)
     if out is not None:
-        scale = 1 / temperature if keep is None else keep / temperature
-        torch.mul(x, scale / mine, out=out).addcmul_(y, scale / its, value=-1)
+        torch.sub(p, q, out=out)
+        if keep is not None or temperature != 1:
+            out.mul_(1 / temperature if keep is None else keep / temperature)
     return cost.sum(dtype=torch.float64)
 
 

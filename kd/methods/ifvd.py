@@ -12,7 +12,7 @@ from kd.losses.formed import Gradients, formed
 from kd.losses.kl import logit_kl
 from kd.losses.loss import global_mean, one_hot
 from kd.methods.critic import Adversary
-from kd.methods.maps import KdMask, labels_at, pair, valid
+from kd.methods.maps import KdMask, labels_at, pair, square_lengths, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes
 
@@ -32,8 +32,8 @@ class Side(NamedTuple):
 
 def look(features: Tensor, members: Tensor, own: Tensor) -> Side:
     """Features ``B D N``, ``members`` ``B K N`` (0 or 1), ``own`` ``B N`` a class for each pixel, some class where it has none."""
-    centres = members @ features.transpose(1, 2) / _counts(members)
-    lengths = torch.einsum("bdn,bdn->bn", features, features).sqrt()
+    centres = (features @ members.transpose(1, 2)).transpose(1, 2) / _counts(members)
+    lengths = square_lengths(features).sqrt()
     radii = centres.norm(dim=2)
     dot = (centres @ features).gather(1, own.unsqueeze(1)).squeeze(1)
     cosines = dot / (lengths.clamp_min(EPSILON) * radii.clamp_min(EPSILON).gather(1, own))
@@ -81,7 +81,7 @@ def back(side: Side, members: Tensor, own: Tensor, slope: Tensor) -> Tensor:
     dot, turn = slope / (lengths * radii.gather(1, own)), slope * side.cosines
     pulled = members * dot.unsqueeze(1)
     shrunk = (members @ turn.unsqueeze(2)) * (side.radii > EPSILON).unsqueeze(2) / radii.square().unsqueeze(2)
-    moved = (pulled @ side.features.transpose(1, 2) - shrunk * side.centres) / _counts(members)
+    moved = ((side.features @ pulled.transpose(1, 2)).transpose(1, 2) - shrunk * side.centres) / _counts(members)
     found = torch.cat([side.centres, moved], 1).transpose(1, 2) @ torch.cat([pulled, members], 1)
     along = turn * (side.lengths > EPSILON) * members.any(1) / lengths.square()
     return found.addcmul_(side.features, along.unsqueeze(1), value=-1)

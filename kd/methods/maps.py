@@ -70,6 +70,11 @@ def squared_gap(student: Tensor, teacher: Tensor, weight: Tensor | None = None) 
     return formed(make, student)
 
 
+def square_lengths(features: Tensor) -> Tensor:
+    """Of each pixel's feature: ``B D *`` to ``B *``. Some channels at a time, whose squares stay in the cache."""
+    return torch.stack([part.square().sum(1) for part in features.split(32, 1)]).sum(0)
+
+
 class Projection(nn.Conv2d):
     """A 1x1 convolution without bias, from the student's width to the teacher's."""
 
