@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "kd.networks": FLOOR | {"kd.networks"},
     "kd.data": FLOOR | {"kd.data"},
     "kd.methods": FLOOR | {"kd.losses", "kd.methods"},
-    "kd.benchmark": FLOOR | {"kd.losses", "kd.methods", "kd.metrics", "kd.evaluate", "kd.networks.cost", "kd.benchmark"},
+    "kd.benchmark": FLOOR | {"kd.losses", "kd.methods", "kd.metrics", "kd.evaluate", "kd.networks", "kd.benchmark"},
     "kd.evaluate": FLOOR | {"kd.metrics", "kd.evaluate", "kd.losses.row_blocks"},
     "kd.recipe": RECIPE | {"kd.losses.label_smoothing", "kd.losses.mixture", "kd.data.augment"},
     "kd.recipe.library": FLOOR,

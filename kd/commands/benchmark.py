@@ -12,10 +12,19 @@ from typing import Any
 
 from kd.commands import _benchmark_presets
 
-GROUPS: Mapping[str, str] = MappingProxyType({"losses": "kd.benchmark.losses", "methods": "kd.benchmark.methods"})
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "losses": "kd.benchmark.losses",
+        "methods": "kd.benchmark.methods",
+        "metrics": "kd.benchmark.metrics",
+        "eval": "kd.benchmark.evaluation",
+    }
+)
 """The module of each group of comparisons."""
 EPILOG = """examples:
   kd benchmark losses                                      JML-KD's objective: as usually written, on whole maps, by blocks
+  kd benchmark methods --only KD --crop 256 512            the methods' terms: as usually written, and the methods themselves
+  kd benchmark eval                                        logits to labels, whole images, sliding windows; metrics: counts
   kd benchmark losses --classes 150 --crop 512 512 --json losses.json
   kd benchmark presets                                     every method's terms beside plain KD's
   kd benchmark presets cirkd@citys --crop 360 480 --classes 11 --batch 8 --device cuda

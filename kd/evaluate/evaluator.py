@@ -87,7 +87,8 @@ def _look(
     image: Logits, other: Logits | None, target: Tensor, name: str, calibration: bool, thresholds: bool
 ) -> tuple[list[Counts], list[Calibration], list[Levels], list[Agreement]]:
     """The tables of one image, none or one of each, made of its blocks; ``other`` is what a teacher says."""
-    counts, gaps, shares, cases = parts = [], [], [], []
+    parts: tuple[list[Any], ...] = ([], [], [], [])
+    counts, gaps, shares, cases = parts
     classes, taught = image.shape[0], None if other is None else other.labels()
     for rows, logits in image.blocks():
         found, truth = labels(logits), target[rows]

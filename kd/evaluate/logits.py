@@ -98,8 +98,10 @@ def labels(logits: Tensor) -> Tensor:
     """
     best = logits[0].clone()
     found = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    higher = torch.empty_like(found, dtype=torch.bool)
     for number, score in enumerate(logits[1:], 1):
-        found.masked_fill_(score > best, number)
+        torch.gt(score, best, out=higher)
+        torch.maximum(found, higher.view(torch.uint8).mul_(number), out=found)  # numbers rise: the last one higher stays
         torch.maximum(best, score, out=best)
     if not best.isfinite().all():
         raise FloatingPointError("the network's logits hold NaN or infinity; a score needs finite ones: check the weights")

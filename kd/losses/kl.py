@@ -63,14 +63,14 @@ def kl_sum(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep:
     """
 
     def make(wanted: bool) -> tuple[Tensor, Gradients]:
-        slope = torch.empty_like(student) if wanted else None
-        of = [None if maps is None else maps.flatten(2) for maps in (student, teacher, slope)]
+        mine, its = student.flatten(2), teacher.flatten(2)
+        out = torch.empty_like(mine) if wanted else None
         within = None if keep is None else keep.flatten(1).unsqueeze(dim)
         sums = []
-        for part in _parts(of[0], dim):
-            mine, its, out, kept = (None if maps is None else maps[part] for maps in (*of, within))
-            sums.append(_kl_of(mine, its, dim, temperature, kept, out))
-        return torch.stack(sums).sum().to(student.dtype), (slope,)
+        for part in _parts(mine, dim):
+            rest = (None if maps is None else maps[part] for maps in (within, out))
+            sums.append(_kl_of(mine[part], its[part], dim, temperature, *rest))
+        return torch.stack(sums).sum().to(student.dtype), (None if out is None else out.reshape(student.shape),)
 
     return formed(make, student)
 

@@ -76,7 +76,7 @@ def row_divergence(student: Side, teacher: Side, pairs: Pairs, weights: Tensor, 
     """
     its = Side(teacher.queries.detach(), teacher.keys.detach())
 
-    def make(*wanted: bool) -> tuple[Tensor, Gradients]:
-        return _divergence(student, its, pairs, weights, 1 / temperature, wanted)
+    def make(queries: bool, keys: bool) -> tuple[Tensor, Gradients]:
+        return _divergence(student, its, pairs, weights, 1 / temperature, (queries, keys))
 
     return formed(make, *student)
