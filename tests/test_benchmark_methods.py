@@ -65,7 +65,7 @@ def test_both_memories_are_written_alike() -> None:
 
 def test_what_forms_its_gradient_has_no_second_derivative_and_says_so() -> None:
     leaf = torch.randn(2, 3, 4, requires_grad=True)
-    for value in (kl_sum(leaf, torch.randn(2, 3, 4), 1, 1.0), squared_gap(leaf, torch.randn(2, 3, 4))):
+    for value in (kl_sum(leaf, torch.randn(2, 3, 4), 1, 1.0), squared_gap(leaf, torch.randn(2, 3, 4), torch.ones(()))):
         with pytest.raises(RuntimeError, match="no second derivative: call backward.. without create_graph"):
             torch.autograd.grad(value, leaf, create_graph=True)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from kd.benchmark import usual_methods as usual
 from kd.benchmark.comparison import Comparison, Ways
 from kd.benchmark.setting import Setting, random_outputs, random_target
+from kd.losses.loss import checked_labels
 from kd.methods.at import AT
 from kd.methods.cirkd import CIRKD, memory_term, mini_batch, unit
 from kd.methods.cwd import CWD
@@ -197,7 +198,8 @@ def _ways(make: Callable[[Setting], Case], setting: Setting) -> Ways:
 
     def step(way: Way) -> None:
         student.logits.grad = usual.embedding(student).grad = None
-        way(student, teacher, target).backward()
+        with checked_labels():  # as in a run, whose loader has looked at them
+            way(student, teacher, target).backward()
 
     return {name: partial(step, way) for name, way in make(setting)._asdict().items()}
 

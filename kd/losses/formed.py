@@ -28,12 +28,26 @@ class _Formed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients, weighted."""
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "this term forms its gradient in one pass and has no second derivative: call backward() without create_graph, "
-                "or write the term with torch's own operations"
-            )
+        refuse_second()
         return None, None, *(None if found is None else found * weights[0].to(found.dtype) for found in ctx.saved_tensors)
+
+
+def refuse_second() -> None:
+    """To be called in backward.
+
+    Raises:
+        RuntimeError: a graph of it is asked for.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this term forms its gradient in one pass and has no second derivative: call backward() without create_graph, or "
+            "write the term with torch's own operations"
+        )
+
+
+def saved(values: Tensor) -> Tensor:
+    """What can be saved for backward; tensors of inference mode cannot."""
+    return values.clone() if values.is_inference() else values
 
 
 def formed(make: Callable[..., tuple[Tensor, Gradients]], *inputs: Tensor) -> Tensor:

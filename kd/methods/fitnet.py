@@ -15,7 +15,7 @@ from kd.types import Outputs, Sizes
 
 def regression(student: Tensor, teacher: Tensor, keep: Tensor | None = None) -> Tensor:
     """Mean squared difference of two maps ``B D h w``."""
-    weight = None if keep is None else keep.unsqueeze(1).to(student.dtype)
+    weight = student.new_ones(()) if keep is None else keep.unsqueeze(1).to(student.dtype)
     return global_mean(squared_gap(student, teacher, weight), student.numel() if keep is None else keep * student.shape[1])
 
 

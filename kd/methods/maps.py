@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.losses.formed import Gradients, formed
+from kd.losses.formed import refuse_second, saved
 from kd.losses.loss import global_mean
 from kd.types import IGNORE, Outputs, full_precision, nearest_labels, resample
 
@@ -58,16 +58,30 @@ def mean(values: Tensor, keep: Tensor | None = None) -> Tensor:
     return global_mean(values.where(keep, 0), keep.to(values.dtype))
 
 
-def squared_gap(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The sum of ``weight (student - teacher)^2``, differentiable in the student; ``weight`` broadcasts, 1 where None."""
+def squared_gap(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """The sum of ``weight (student - teacher)^2``, differentiable once, in the student; maps ``B D h w``, weight ``B 1 h w`` or
+    of one entry."""
+    found: Tensor = _SquaredGap.apply(student, teacher, weight)
+    return found
 
-    def make(wanted: bool) -> tuple[Tensor, Gradients]:
-        gap = student - teacher
-        slope = gap if weight is None else gap * weight
-        value = torch.dot(gap.flatten(), slope.flatten()) if gap.is_contiguous() else (gap * slope).sum()
-        return value, (slope.mul_(2) if wanted else None,)
 
-    return formed(make, student)
+class _SquaredGap(torch.autograd.Function):
+    """Sums some channels at a time; the difference as a whole is made once, in backward, and is the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+        """The sum."""
+        ctx.save_for_backward(*map(saved, (student, teacher, weight)))
+        parts = zip(student.split(32, 1), teacher.split(32, 1), strict=True)
+        sums = [((mine - its).square_().sum(1, keepdim=True) * weight).sum(dtype=torch.float64) for mine, its in parts]
+        return torch.stack(sums).sum().to(student.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None, None]:
+        """``2 weight (student - teacher)``."""
+        refuse_second()
+        student, teacher, weight = ctx.saved_tensors
+        return (student - teacher).mul_(2 * weights[0] * weight), None, None
 
 
 def square_lengths(features: Tensor) -> Tensor:
