@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kd import distributed
 from kd.config import ConfigError
+from kd.losses.loss import checked_labels
 from kd.losses.mixture import weighted_sum
 from kd.networks.network import Network
 from kd.recipe.schema import Recipe
@@ -106,7 +107,8 @@ class Trainer:
         return dict(zip(totals, values, strict=True))
 
     def _backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        half = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        with half, checked_labels():  # the loader has looked at every crop
             outputs = self.teacher(batch) if self.teacher is not None else None
             terms = self.wrapped(batch, outputs)
             total = weighted_sum(terms, {name: self.recipe.weights[name] for name in terms})

@@ -39,7 +39,10 @@ def test_a_method_is_its_plain_expression_in_float64(title: str) -> None:
     plain, its = raised(student), raised(teacher)
     torch.manual_seed(0)
     if title in ("CWD, features", "FitNet", "MasKD, logits", "MasKD, features", "CIRKD, memory"):  # they hold float32 weights
-        plain, its = (Outputs(*(m.detach().float().requires_grad_() for m in vars(o).values() if torch.is_tensor(m))) for o in (plain, its))
+        plain, its = (
+            Outputs(*(m.detach().float().requires_grad_() for m in vars(o).values() if torch.is_tensor(m)))
+            for o in (plain, its)
+        )
     expected = case.usual(plain, its, target)
     expected.backward()
     assert float(value.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
@@ -66,7 +69,7 @@ def test_both_memories_are_written_alike() -> None:
 def test_what_forms_its_gradient_has_no_second_derivative_and_says_so() -> None:
     leaf = torch.randn(2, 3, 4, requires_grad=True)
     for value in (kl_sum(leaf, torch.randn(2, 3, 4), 1, 1.0), squared_gap(leaf, torch.randn(2, 3, 4), torch.ones(()))):
-        with pytest.raises(RuntimeError, match="no second derivative: call backward.. without create_graph"):
+        with pytest.raises(RuntimeError, match=r"no second derivative: call backward\(\) without create_graph"):
             torch.autograd.grad(value, leaf, create_graph=True)
 
 

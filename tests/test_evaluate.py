@@ -17,8 +17,8 @@ from kd.config import ConfigError, validate
 from kd.evaluate import evaluator
 from kd.evaluate.build import build_predictor
 from kd.evaluate.evaluator import Evaluation, evaluate
-from kd.evaluate.multi_scale import MultiScale
 from kd.evaluate.logits import labels
+from kd.evaluate.multi_scale import MultiScale
 from kd.evaluate.predictor import Predictor
 from kd.evaluate.sliding import Sliding, offsets
 from kd.evaluate.whole import Whole

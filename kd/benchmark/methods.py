@@ -87,9 +87,7 @@ def cwd_features(setting: Setting) -> Case:
     method = CWD(*_sizes(setting), maps=("embedding",)).to(setting.device)
     project = method.projection
     assert project is not None
-    return Case(
-        lambda mine, its, _: usual.cwd(project(usual.embedding(mine)), usual.embedding(its)), term(method, "feature")
-    )
+    return Case(lambda mine, its, _: usual.cwd(project(usual.embedding(mine)), usual.embedding(its)), term(method, "feature"))
 
 
 def skd(setting: Setting) -> Case:

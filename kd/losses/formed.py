@@ -1,7 +1,7 @@
 """Scalars whose gradient is formed beside them, so that no graph of intermediate maps is kept, and backward is one product.
 
-What is summed is written once, as a function of detached tensors that returns the scalar and its gradients; the plain expression
-stands in the tests and in ``kd benchmark methods``.
+What is summed is written once, as a function of detached tensors that returns the scalar and its gradients; the plain
+expression stands in the tests and in ``kd benchmark methods``.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot, pix
 from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
 
-PART = 2**20
+PART = 2**18
 """Values of a part of a map on a CPU, which has to stay in the cache."""
 
 
@@ -56,8 +56,8 @@ def logit_kl(student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, te
 
 
 def kl_sum(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None = None) -> Tensor:
-    """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` (1 or 2 of ``B K N``) over all else, or where
-    ``keep`` (without ``dim``) says; differentiable once, in the student. Later dimensions count as one.
+    """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` (1 or 2 of ``B K N``) over all else, or
+    where ``keep`` (without ``dim``) says; differentiable once, in the student. Later dimensions count as one.
 
     ``KL = sum_c q_c ((t_c - max t) - (s_c - max s)) + log max q - log max p``: no logarithm of a map.
     """

@@ -31,7 +31,7 @@ class Side(NamedTuple):
 
 
 def look(features: Tensor, members: Tensor, own: Tensor) -> Side:
-    """Features ``B D N``, ``members`` ``B K N`` (0 or 1), ``own`` ``B N`` a class for each pixel, some class where it has none."""
+    """Features ``B D N``, ``members`` ``B K N`` (0 or 1), ``own`` ``B N`` each pixel's class, any where it has none."""
     centres = (features @ members.transpose(1, 2)).transpose(1, 2) / _counts(members)
     lengths = square_lengths(features).sqrt()
     radii = centres.norm(dim=2)

@@ -61,7 +61,9 @@ class PerImage:
     def joined(cls: type[P], parts: Sequence[P]) -> P:
         """One image of its parts: what they count adds up."""
         columns = [part.arrays() for part in parts]
-        summed = {name: np.add.reduce([column[name] for column in columns], dtype=columns[0][name].dtype) for name in columns[0]}
+        summed = {
+            name: np.add.reduce([column[name] for column in columns], dtype=columns[0][name].dtype) for name in columns[0]
+        }
         return cls(ids=parts[0].ids, **summed)
 
     def once(self: P) -> P:
