@@ -175,7 +175,7 @@ def _clean(target: Tensor, classes: int) -> bool:
     if not target.numel() or not 0 < classes <= IGNORE:
         return False
     low, high = target.aminmax()
-    lowest = target.to(torch.uint8).sub_(classes).amin() if classes < IGNORE else high.new_full((), IGNORE)
+    lowest = target.to(torch.uint8).sub(classes).amin() if classes < IGNORE else high.new_full((), IGNORE)
     return bool((low >= 0) & (high <= IGNORE) & (lowest >= IGNORE - classes))
 
 
