@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kd.losses.formed import Gradients, formed
 
-ENTRIES, DEVICE_ENTRIES = 2**19, 2**24
-"""Entries of similarity that are held at once, a few times over: on a CPU, whose cache they should fit, and elsewhere."""
+ENTRIES, DEVICE_ENTRIES = 2**21, 2**24
+"""Entries of similarity that are held at once, a few times over: on a CPU, which has little cache, and elsewhere."""
 BOUND = 40.0
 """Similarities of unit vectors are no larger than 1 / T; up to here their exponentials need no maximum taken off."""
 
