@@ -17,8 +17,9 @@ from kd.config import ConfigError, validate
 from kd.evaluate import evaluator
 from kd.evaluate.build import build_predictor
 from kd.evaluate.evaluator import Evaluation, evaluate
+from kd.evaluate.logits import labels
 from kd.evaluate.multi_scale import MultiScale
-from kd.evaluate.predictor import Predictor, labels
+from kd.evaluate.predictor import Predictor
 from kd.evaluate.sliding import Sliding, offsets
 from kd.evaluate.whole import Whole
 from kd.lookup import options
@@ -248,6 +249,66 @@ def test_a_recipe_keeps_the_nested_predictor() -> None:
     assert again == recipe
     assert again.evaluation.predictor.predictor.window == (16, 24)
     assert fingerprint(again) == fingerprint(recipe) != fingerprint(tiny())
+
+
+# --- read by rows
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.data())
+def test_rows_are_those_of_the_whole_map(data: st.DataObject) -> None:
+    height, width = data.draw(st.tuples(st.integers(1, 19), st.integers(1, 19)))
+    window = data.draw(st.tuples(st.integers(1, 21), st.integers(1, 21)))
+    stride = data.draw(st.one_of(st.none(), st.tuples(*(st.integers(1, side) for side in window))))
+    pad = data.draw(st.sampled_from(["corner", "centre"]))
+    corners = data.draw(st.booleans())
+
+    def coarse(image: Tensor) -> Outputs:
+        return Outputs(lopsided(image).logits, align_corners=corners)
+
+    image = pictures(2, height, width).image
+    for predictor in (WHOLE, Sliding(Sliding.Config(window=window, stride=stride, pad=pad)), multi_scale((1.0, 0.5))):
+        expected, found = predictor(coarse, image), predictor.read(coarse, image)
+        for one, logits in zip(expected, found, strict=True):
+            assert logits.shape == one.shape
+            for rows in (slice(0, height), slice(height // 2, height // 2 + 1)):
+                torch.testing.assert_close(logits.at(rows), one[:, rows])
+            best, second = one.topk(2, 0).values
+            assert torch.equal(logits.labels()[best - second > 1e-5], labels(one)[best - second > 1e-5])
+
+
+def test_evaluation_holds_no_map_of_the_images_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: object) -> Tensor:
+        raise AssertionError("a map of the image's size")
+
+    batch = pictures(3, 40, 60)
+    split = replace(batch, ids=("a", "b", "c"))
+    expected = [evaluate(lopsided, [split], K, p, teacher=contrary) for p in (WHOLE, sliding((16, 24)))]
+    monkeypatch.setattr(Outputs, "at", large)
+    monkeypatch.setattr("kd.evaluate.logits.PART", 200)
+    found = [evaluate(lopsided, [split], K, p, teacher=contrary) for p in (WHOLE, sliding((16, 24)))]
+    for one, other in zip(found, expected, strict=True):
+        assert tell(one.agreement, "abc") == tell(other.agreement, "abc")  # type: ignore[arg-type]
+        numbers = [{key: value for key, value in of.scores("abc").items() if isinstance(value, float)} for of in (one, other)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
+
+
+def test_a_predictor_of_ones_own_is_read_as_it_predicts() -> None:
+    class Negative(Whole):
+        def __call__(self, network: Any, image: Tensor) -> Tensor:
+            return -super().__call__(network, image)
+
+    image = pictures(1).image
+    assert torch.equal(Negative(Whole.Config()).read(pixelwise, image)[0].whole(), -WHOLE(pixelwise, image)[0])
+
+
+def test_a_class_that_is_never_meant_is_no_trouble() -> None:
+    def certain(image: Tensor) -> Outputs:
+        maps = lopsided(image).logits.clone()
+        maps[:, 1] = -torch.inf
+        return Outputs(maps.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :6, :8])
+
+    assert (WHOLE.read(certain, pictures(1, 6, 8).image)[0].labels() != 1).all()
 
 
 # --- the evaluator

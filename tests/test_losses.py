@@ -18,7 +18,7 @@ from kd.config import ConfigError
 from kd.losses.cross_entropy import CrossEntropy
 from kd.losses.kl import KL, logit_kl
 from kd.losses.label_smoothing import LabelSmoothing, boundary, soften
-from kd.losses.loss import Loss, checked_labels
+from kd.losses.loss import Loss, check_labels, checked_labels
 from kd.losses.lovasz import LovaszSoftmax, lovasz_softmax
 from kd.losses.mixture import Mixture, check_weights, weighted_sum
 from kd.losses.overlap import JaccardMetricLoss, cardinalities
@@ -804,3 +804,15 @@ def test_another_ignored_value_and_none() -> None:
 def test_softening_refuses_them_too() -> None:
     with pytest.raises(ValueError, match="hold label 77"):
         soften(torch.full((1, 4, 4), 77), K, LabelSmoothing())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("classes", [2, 19, 254, 255, 300])
+def test_every_label_that_is_neither_class_nor_ignored_is_found(dtype: torch.dtype, classes: int) -> None:
+    for label in (*range(256), *(() if dtype == torch.uint8 else (-1, 256, 511, -255))):
+        target = torch.tensor([[[0, IGNORE, label]]], dtype=dtype)
+        if 0 <= label < classes or label == IGNORE:
+            check_labels(target, None, classes, IGNORE)
+        else:
+            with pytest.raises(ValueError, match=f"hold label {label};"):
+                check_labels(target, None, classes, IGNORE)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kd.config import InputError
 from kd.data.reading import read_image
-from kd.evaluate.predictor import labels
+from kd.evaluate.logits import Logits, labels
 from kd.evaluate.whole import Whole
 from kd.types import Outputs
 from students.examining.image_paths import Item, find
@@ -231,7 +231,7 @@ def test_a_submission_holds_the_servers_numbers_and_names(tmp_path: Path) -> Non
     writer = Writer(tmp_path / "out", facts, ["labels"])
     logits = torch.zeros(19, 1024, 2048)
     logits[13, :, 1000:] = 1  # car, whose official number is 26
-    writer.write(items[0].name, "mark", torch.zeros(3, 1024, 2048, dtype=torch.uint8), logits)
+    writer.write(items[0].name, "mark", torch.zeros(3, 1024, 2048, dtype=torch.uint8), Logits.of(logits))
     stale = tmp_path / "out/submission/old.png"
     stale.parent.mkdir()
     stale.touch()

@@ -13,11 +13,20 @@ from typing import Any
 from kd.commands import _benchmark_presets
 
 GROUPS: Mapping[str, str] = MappingProxyType(
-    {"data": "kd.benchmark.data", "losses": "kd.benchmark.losses", "step": "students.step_costs"}
+    {
+        "losses": "kd.benchmark.losses",
+        "methods": "kd.benchmark.methods",
+        "step": "students.step_costs",
+        "metrics": "kd.benchmark.metrics",
+        "data": "kd.benchmark.data",
+        "eval": "kd.benchmark.evaluation",
+    }
 )
 """The module of each group of comparisons."""
 EPILOG = """examples:
   kd benchmark losses                                      JML-KD's objective: as usually written, on whole maps, by blocks
+  kd benchmark methods --only KD --crop 256 512            the methods' terms: as usually written, and the methods themselves
+  kd benchmark eval                                        logits to labels, whole images, sliding windows; metrics: counts
   kd benchmark losses --classes 150 --crop 512 512 --json losses.json
   kd benchmark data                                        samples from PNG, from JPEG and from a store, on one thread
   kd benchmark presets                                     every method's terms beside plain KD's

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kd.distributed import gather
-from kd.evaluate.predictor import Network, Predictor, labels
+from kd.evaluate.logits import Logits, labels
+from kd.evaluate.predictor import Network, Predictor
 from kd.metrics.agreement import Agreement, agree
 from kd.metrics.calibration import Calibration, calibrate
 from kd.metrics.counts import Counts, P, count
@@ -63,20 +64,15 @@ def evaluate(
         FloatingPointError: logits are not finite.
     """
     network, teacher = _resting(network), None if teacher is None else _resting(teacher)
+    wanted = {"calibration": calibration, "thresholds": thresholds}
     counts, gaps, cases = [Counts.empty(classes)], [Calibration.empty(classes)], [Agreement.empty(classes)]
     shares = [Levels.empty()]
     for batch in batches:
-        logits = _logits(network, batch, classes, predictor)
-        taught = _logits(teacher, batch, classes, predictor) if teacher else [None] * len(batch)
-        for image, other, target, name in zip(logits, taught, batch.target, batch.ids, strict=True):
-            prediction = labels(image)
-            counts.append(count(prediction, target, classes, name))
-            if calibration:
-                gaps.append(calibrate(image, prediction, target, name))
-            if thresholds:
-                shares.append(levels(image, target, name))
-            if other is not None:
-                cases.append(agree(prediction, labels(other), target, classes, name))
+        read = _read(network, batch, classes, predictor)
+        taught = _read(teacher, batch, classes, predictor) if teacher else [None] * len(batch)
+        for image, other, target, name in zip(read, taught, batch.target, batch.ids, strict=True):
+            for tables, found in zip((counts, gaps, shares, cases), _look(image, other, target, name, **wanted), strict=True):
+                tables += found  # type: ignore[operator]
     everywhere = _everywhere(counts)
     _check_repetitions(everywhere)
     return Evaluation(
@@ -85,6 +81,25 @@ def evaluate(
         _everywhere(cases).once() if teacher else None,
         _everywhere(shares).once() if thresholds else None,
     )
+
+
+def _look(
+    image: Logits, other: Logits | None, target: Tensor, name: str, calibration: bool, thresholds: bool
+) -> tuple[list[Counts], list[Calibration], list[Levels], list[Agreement]]:
+    """The tables of one image, none or one of each, made of its blocks; ``other`` is what a teacher says."""
+    parts: tuple[list[Any], ...] = ([], [], [], [])
+    counts, gaps, shares, cases = parts
+    classes, taught = image.shape[0], None if other is None else other.labels()
+    for rows, logits in image.blocks():
+        found, truth = labels(logits), target[rows]
+        counts.append(count(found, truth, classes, name))
+        if calibration:
+            gaps.append(calibrate(logits, found, truth, name))
+        if thresholds:
+            shares.append(levels(logits, truth, name))
+        if taught is not None:
+            cases.append(agree(found, taught[rows], truth, classes, name))
+    return tuple([type(some[0]).joined(some)] if some else [] for some in parts)  # type: ignore[return-value]
 
 
 def _resting(network: Network) -> Network:
@@ -107,17 +122,18 @@ def _everywhere(parts: Sequence[P]) -> P:
     return kind.concat(gather(kind.concat(parts)))
 
 
-def _logits(network: Network, batch: Batch, classes: int, predictor: Predictor) -> Tensor:
+def _read(network: Network, batch: Batch, classes: int, predictor: Predictor) -> list[Logits]:
     if not isinstance(batch, Batch):
         raise TypeError(f"a batch is a {type(batch).__name__}; give kd.types.Batch(image, target, ids=names)")
     if len(batch.ids) != len(batch):
         raise ValueError(f"a batch of {len(batch)} images has {len(batch.ids)} ids; name each image, so that it counts once")
-    logits = predictor(network, batch.image)
+    found = predictor.read(network, batch.image)
+    shape = (len(found), *found[0].shape)
     expected = (len(batch), classes, *batch.target.shape[-2:])
-    if logits.shape != expected:
-        problem = f"logits are {tuple(logits.shape)}, expected {expected} (images, classes, height, width of the labels)"
+    if shape != expected:
+        problem = f"logits are {shape}, expected {expected} (images, classes, height, width of the labels)"
         raise ValueError(f"{problem}; give the network and the data set the same classes, and labels the images' size")
-    return logits
+    return found
 
 
 def _check_repetitions(counts: Counts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from kd.evaluate.logits import Logits, merged, resampled
 from kd.evaluate.predictor import Network, Predictor
 from kd.keywords import keywords
 
@@ -58,20 +60,30 @@ class Sliding(Predictor):
 
     def __call__(self, network: Network, image: Tensor) -> Tensor:
         """See ``Predictor``. One forward pass for each window of the batch."""
-        (height, width), (down, right) = self.config.window, self.config.steps
         padded, start = self._padded(image)
         total, seen = None, padded.new_zeros(padded.shape[-2:], dtype=torch.float32)
-        corners = product(offsets(padded.shape[-2], height, down), offsets(padded.shape[-1], width, right))
-        for top, left in corners:
-            window = (..., slice(top, top + height), slice(left, left + width))
-            logits = network(padded[window]).at((height, width))
+        for window in self._windows(padded):
+            logits = network(padded[window]).at(self.config.window)
             if total is None:
                 total = logits.new_zeros(*logits.shape[:2], *padded.shape[-2:])
             total[window] += logits
             seen[window] += 1
         assert total is not None
-        rows, columns = (slice(first, first + side) for first, side in zip(start, image.shape[-2:], strict=True))
-        return total.div_(seen)[..., rows, columns]
+        return total.div_(seen)[(..., *_inside(start, image))]
+
+    def read(self, network: Network, image: Tensor) -> list[Logits]:
+        """See ``Predictor``. Of the windows only the networks' coarse logits are kept."""
+        padded, start = self._padded(image)
+        corners = [(rows.start, columns.start) for _, rows, columns in self._windows(padded)]
+        windows = [resampled(network(padded[window]), self.config.window) for window in self._windows(padded)]
+        where = _inside(start, image)
+        return [merged(of, corners, where) for of in zip(*windows, strict=True)]
+
+    def _windows(self, padded: Tensor) -> Iterator[tuple[Any, slice, slice]]:
+        """Indices of the windows, row by row."""
+        (height, width), (down, right) = self.config.window, self.config.steps
+        places = product(offsets(padded.shape[-2], height, down), offsets(padded.shape[-1], width, right))
+        return ((..., slice(top, top + height), slice(left, left + width)) for top, left in places)
 
     def _padded(self, image: Tensor) -> tuple[Tensor, list[int]]:
         """A canvas no smaller than the window with the image on it, and its first row and column there."""
@@ -90,6 +102,12 @@ class Sliding(Predictor):
         """``fill`` as this image counts colours."""
         fill = image.new_tensor(self.config.fill)
         return fill / 255 if image.is_floating_point() else fill
+
+
+def _inside(start: Sequence[int], image: Tensor) -> tuple[slice, slice]:
+    """Where the image lies on its canvas."""
+    top, left = start
+    return slice(top, top + image.shape[-2]), slice(left, left + image.shape[-1])
 
 
 def offsets(length: int, window: int, stride: int) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kd.evaluate.logits import Logits, resampled
 from kd.evaluate.predictor import Network, Predictor
 from kd.keywords import keywords
 
@@ -21,3 +22,8 @@ class Whole(Predictor):
         """See ``Predictor``."""
         height, width = image.shape[-2:]
         return network(image).at((height, width))
+
+    def read(self, network: Network, image: Tensor) -> list[Logits]:
+        """See ``Predictor``."""
+        height, width = image.shape[-2:]
+        return resampled(network(image), (height, width))

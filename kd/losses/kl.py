@@ -6,6 +6,7 @@ methods compared here, which differs between them only by constants: see :func:`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,9 +14,13 @@ from pydantic import Field
 from torch import Tensor
 
 from kd.keywords import keywords
+from kd.losses.formed import Gradients, formed
 from kd.losses.loss import Loss, global_mean, is_hard, kept_pixels, one_hot, pixel_mask
 from kd.losses.streamed import Sums
 from kd.types import IGNORE, full_precision
+
+PART = 2**18
+"""Values of a part of a map on a CPU, which has to stay in the cache."""
 
 
 def soft_kl(
@@ -46,11 +51,55 @@ def logit_kl(student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, te
     ``h w``, SKD ``B`` (as soft cross-entropy at T = 1, which adds the teacher's entropy and leaves the gradient alone).
     """
     mask = pixel_mask(student, teacher, keep, None)
-    with torch.autocast(student.device.type, enabled=False):
-        log_p = (full_precision(student) / temperature).log_softmax(1)
-        log_q = (full_precision(teacher.detach()) / temperature).log_softmax(1)
-        divergence = (log_q.exp() * (log_q - log_p)).sum(1)
-        return temperature**2 * global_mean(divergence.where(mask, 0), mask.to(log_p.dtype))
+    total = kl_sum(full_precision(student), full_precision(teacher.detach()), 1, temperature, None if keep is None else mask)
+    return temperature**2 * global_mean(total, mask.numel() if keep is None else mask)
+
+
+def kl_sum(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None = None) -> Tensor:
+    """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` (1 or 2 of ``B K N``) over all else, or
+    where ``keep`` (without ``dim``) says; differentiable once, in the student. Later dimensions count as one.
+
+    ``KL = sum_c q_c ((t_c - max t) - (s_c - max s)) + log max q - log max p``: no logarithm of a map.
+    """
+
+    def make(wanted: bool) -> tuple[Tensor, Gradients]:
+        mine, its = student.flatten(2), teacher.flatten(2)
+        out = torch.empty_like(mine) if wanted else None
+        within = None if keep is None else keep.flatten(1).unsqueeze(dim)
+        sums = []
+        for part in _parts(mine, dim):
+            rest = (None if maps is None else maps[part] for maps in (within, out))
+            sums.append(_kl_of(mine[part], its[part], dim, temperature, *rest))
+        return torch.stack(sums).sum().to(student.dtype), (None if out is None else out.reshape(student.shape),)
+
+    return formed(make, student)
+
+
+def _parts(maps: Tensor, dim: int) -> Iterator[tuple[slice, ...]]:
+    """Of ``B K N``: on a CPU pieces that fit the cache and are whole along ``dim``; elsewhere all."""
+    axis, length = 3 - dim, maps.shape[dim]
+    step = max(1, PART // length) if maps.device.type == "cpu" else maps.shape[axis]
+    images = 1 if maps.device.type == "cpu" else max(1, len(maps))
+    for image in range(0, len(maps), images):
+        for start in range(0, maps.shape[axis], step):
+            rest = (slice(None), slice(start, start + step))
+            yield slice(image, image + images), *(rest if dim == 1 else rest[::-1])
+
+
+def _kl_of(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None, out: Tensor | None) -> Tensor:
+    """The sum over a part ``B K N``, float64; the gradient goes into ``out``."""
+    x, y = (student, teacher) if temperature == 1 else (student / temperature, teacher / temperature)
+    above, its_above = x.amax(dim, keepdim=True), y.amax(dim, keepdim=True)
+    apart = (y - x).sub_(its_above - above)
+    p, q = x.softmax(dim), y.softmax(dim)
+    cost = apart.mul_(q).sum(dim, keepdim=True) + (q.amax(dim, keepdim=True) / p.amax(dim, keepdim=True)).log()
+    if keep is not None:
+        cost = cost.where(keep, 0)
+    if out is not None:
+        torch.sub(p, q, out=out)
+        if keep is not None or temperature != 1:
+            out.mul_(1 / temperature if keep is None else keep / temperature)
+    return cost.sum(dtype=torch.float64)
 
 
 class KL(Loss):

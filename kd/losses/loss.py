@@ -149,22 +149,34 @@ def check_channels(logits: Tensor) -> None:
         )
 
 
-def check_labels(target: Tensor, mask: Tensor, classes: int, ignore_index: int | None) -> None:
+def check_labels(target: Tensor, mask: Tensor | None, classes: int, ignore_index: int | None) -> None:
     """Refuse hard labels that count and are no class, which would cost nothing; not inside :func:`checked_labels`.
+
+    ``mask`` None: all but the ignored ones count.
 
     Raises:
         ValueError: naming values, classes and ``ignore_index``.
     """
-    if _CHECKED.get():
+    if _CHECKED.get() or (mask is None and ignore_index == IGNORE and _clean(target, classes)):
         return
     labels = target.long()  # in 8 bits a comparison with more classes would wrap
-    wrong = target[mask & ((labels < 0) | (labels >= classes))]
+    counted = labels != ignore_index if mask is None else mask
+    wrong = target[counted & ((labels < 0) | (labels >= classes))]
     if len(wrong):
         values = ", ".join(str(value) for value in wrong.unique().tolist()[:8])
         raise ValueError(
             f"target: {len(wrong)} pixels hold label {values}; labels are 0..{classes - 1}, or {ignore_index} (ignore_index) "
             "for pixels without one. Map the labels, or give keep= or another ignore_index"
         )
+
+
+def _clean(target: Tensor, classes: int) -> bool:
+    """Whether labels are classes or 255, in two passes and one wait: in a byte, less ``classes``, those between wrap lowest."""
+    if not target.numel() or not 0 < classes <= IGNORE:
+        return False
+    low, high = target.aminmax()
+    lowest = target.to(torch.uint8).sub(classes).amin() if classes < IGNORE else high.new_full((), IGNORE)
+    return bool((low >= 0) & (high <= IGNORE) & (lowest >= IGNORE - classes))
 
 
 def check_soft_labels(target: Tensor, mask: Tensor) -> None:
@@ -209,9 +221,14 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
     return target.unsqueeze(1) == numbers
 
 
-def global_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """``sum(values) / sum(weights)`` over all pixels of all ranks; 0, still in the graph, if the weights sum to 0."""
-    sums = sum_over_ranks(torch.stack([values.sum().double(), weights.sum().double()]))
+def global_mean(values: Tensor, weights: Tensor | int) -> Tensor:
+    """``sum(values) / sum(weights)`` over all pixels of all ranks; 0, still in the graph, if the weights sum to 0.
+
+    A number stands for the sum of this rank's weights.
+    """
+    total = values.sum().double()
+    own = weights.sum().double() if isinstance(weights, Tensor) else torch.full_like(total, weights, requires_grad=False)
+    sums = sum_over_ranks(torch.stack([total, own]))
     total, count = sums[0], sums[1].detach()
     return (total / torch.where(count > 0, count, torch.ones_like(count))).to(values.dtype)
 

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.keywords import keywords
-from kd.methods.maps import KdMask, chosen, mean, valid
+from kd.losses.formed import Gradients, formed
+from kd.losses.loss import global_mean
+from kd.methods.maps import KdMask, chosen, square_lengths, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes, full_precision, resample
 
 
 def attention(features: Tensor, keep: Tensor | None = None) -> Tensor:
     """``B D h w`` to ``B h w``: each pixel's mean squared feature, normalised to length 1 over the image (0 stays 0)."""
-    energy = features.square().mean(1)
+    energy = square_lengths(features) / features.shape[1]
     if keep is not None:
         energy = energy.where(keep, 0)
     return F.normalize(energy.flatten(1), dim=1).view_as(energy)
@@ -26,7 +28,21 @@ def attention(features: Tensor, keep: Tensor | None = None) -> Tensor:
 
 def attention_transfer(student: Tensor, teacher: Tensor, keep: Tensor | None = None) -> Tensor:
     """Mean over images and pixels of the squared difference of both attention maps; widths may differ."""
-    return mean((attention(student, keep) - attention(teacher, keep)).square(), keep)
+
+    def make(wanted: bool) -> tuple[Tensor, Gradients]:
+        mine, its = (attention(maps, keep) for maps in (student, teacher))
+        gap = mine - its
+        slope = _back(student, mine, 2 * gap) if wanted else None
+        return gap.square().sum(dtype=torch.float64).to(gap.dtype), (slope,)
+
+    return global_mean(formed(make, student), student[:, 0].numel() if keep is None else keep)
+
+
+def _back(features: Tensor, mine: Tensor, slope: Tensor) -> Tensor:
+    """The gradient of the features for that of their attention ``B h w``, which is 0 where pixels are not kept."""
+    length = (square_lengths(features) / features.shape[1]).where(mine > 0, 0).flatten(1).norm(dim=1).clamp_min(1e-12)
+    turned = (slope - mine * (slope * mine).sum((1, 2), keepdim=True)) / length.view(-1, 1, 1)
+    return features * (turned.where(mine > 0, 0) * (2 / features.shape[1])).unsqueeze(1)
 
 
 class AT(Method):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd.losses.loss import one_hot
+
 
 class Found(NamedTuple):
     """What a batch offers: unit ``vectors`` ``B K n D``, the first ``number`` ``B K`` of which are there."""
@@ -49,9 +51,10 @@ class Bank(nn.Module):
         row = torch.arange(len(self.position), device=first.device).view(1, -1, 1) * self.slots
         place, values = (row + slot)[there], found.vectors[there].to(self.vectors.dtype)
         # a slot may be met twice in one batch: the later image wins, in whatever order the device writes
-        order = torch.arange(len(place), device=place.device)
-        winner = place.new_full((self.vectors[..., 0].numel(),), -1).scatter_reduce(0, place, order, "amax")
-        self.vectors.view(-1, self.vectors.shape[2])[place] = values[winner[place]]
+        place, order = place.sort(stable=True)
+        last = torch.ones_like(place, dtype=torch.bool)
+        last[:-1] = place[1:] != place[:-1]
+        self.vectors.view(-1, self.vectors.shape[2])[place[last]] = values[order[last]]
 
     def _advance(self, count: Tensor) -> Tensor:
         """Where this image's vectors begin, per class; moves the positions on."""
@@ -74,11 +77,15 @@ def draw_pixels(labels: Tensor, classes: int, most: int, order: Tensor, literal:
     ``literal`` is the released code's form: it draws from 0..n-1 for a class of n pixels and applies the numbers to the whole
     image, so that most of what it stores belongs to other classes.
     """
-    members = labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(1, -1, 1)
-    found = order.unsqueeze(1).where(members, 2.0).topk(min(most, labels.shape[1]), dim=2, largest=False).indices
+    by_class = (labels + order.double()).argsort(1)  # a class's pixels one after the other, in random order
+    number = one_hot(labels, classes).sum(2)
+    first = (labels.unsqueeze(1) < torch.arange(classes, device=labels.device).view(1, -1, 1)).sum(2)
+    rank = torch.arange(min(most, labels.shape[1]), device=labels.device)
+    index = (first.unsqueeze(2) + rank).clamp_max(labels.shape[1] - 1)
+    found = by_class.gather(1, index.flatten(1)).view_as(index)
     if literal:
-        found = (members.long().cumsum(2) - 1).clamp_min(0).gather(2, found)
-    return Draw(found, members.sum(2).clamp_max(most))
+        found = (one_hot(labels, classes).long().cumsum(2) - 1).clamp_min(0).gather(2, found)
+    return Draw(found, number.clamp_max(most))
 
 
 def pixels(embedding: Tensor, draw: Draw) -> Found:
@@ -90,7 +97,7 @@ def pixels(embedding: Tensor, draw: Draw) -> Found:
 
 def regions(embedding: Tensor, labels: Tensor, classes: int) -> Found:
     """The unit mean vector of each class of each image; unit ``embedding`` ``B N D``, ``labels`` ``B N``."""
-    members = labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(1, -1, 1)
+    members = one_hot(labels, classes)
     count = members.sum(2)
     centre = members.to(embedding.dtype) @ embedding / count.clamp_min(1).unsqueeze(2)
     return Found(F.normalize(centre, dim=2).unsqueeze(2), count.clamp_max(1))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ENTRIES = 2**24
-"""Entries of similarity that are held at once; 64 MiB in float32, a few times over."""
+from kd.losses.formed import Gradients, formed
+
+ENTRIES, DEVICE_ENTRIES = 2**21, 2**24
+"""Entries of similarity that are held at once, a few times over: on a CPU, which has little cache, and elsewhere."""
+BOUND = 40.0
+"""Similarities of unit vectors are no larger than 1 / T; up to here their exponentials need no maximum taken off."""
 
 
 class Side(NamedTuple):
@@ -26,37 +31,37 @@ class Pairs(NamedTuple):
     share: Tensor
 
 
-class _RowDivergence(torch.autograd.Function):
-    """Value and gradient in one pass over tiles: the gradient of a row's KL is ``softmax_s - softmax_t``, times the keys."""
+def _divergence(
+    student: Side, teacher: Side, pairs: Pairs, weights: Tensor, scale: float, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Gradients]:
+    """Value and gradient of queries and keys in one pass over tiles: that of a row's KL is ``softmax_s - softmax_t``, times the
+    keys."""
+    total = weights.new_zeros((), dtype=torch.float64)
+    slopes = [torch.zeros_like(side) if flag else None for side, flag in zip(student, wanted, strict=True)]
+    queries, its = student.queries * scale, teacher.queries * scale
+    for query, key, share, rows in _tiles(pairs, queries.shape[1], student.keys.shape[1]):
+        mine, against = queries[query, rows], student.keys[key]
+        x = mine @ against.transpose(1, 2)
+        y = its[query, rows] @ teacher.keys[key].transpose(1, 2)
+        if scale > BOUND:
+            x, y = (values.sub_(values.amax(2, keepdim=True)) for values in (x, y))
+        apart = y - x
+        own, other = (values.exp_().sum(2, keepdim=True) for values in (x, y))
+        weight = (weights[query, rows] * share.unsqueeze(1)).unsqueeze(2)
+        total += (weight * (apart.mul_(y).sum(2, keepdim=True) / other + (own / other).log())).sum()
+        if any(wanted):
+            step = x.mul_(weight / own).addcmul_(y, weight / other, value=-1)
+        if slopes[0] is not None:
+            slopes[0][:, rows].index_add_(0, query, step @ against, alpha=scale)
+        if slopes[1] is not None:
+            slopes[1].index_add_(0, key, step.transpose(1, 2) @ mine)
+    return total.to(weights.dtype), tuple(slopes)
 
-    @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, its: Side, pairs: Pairs, weights: Tensor, scale: float) -> Tensor:
-        total = weights.new_zeros(())
-        slope = torch.zeros_like(queries)
-        key_slope = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
-        for query, key, share, rows in _tiles(pairs, queries.shape[1], keys.shape[1]):
-            mine, against = queries[query][:, rows], keys[key]
-            log_p = (mine @ against.transpose(1, 2)).mul_(scale).log_softmax(2)
-            log_q = (its.queries[query][:, rows] @ its.keys[key].transpose(1, 2)).mul_(scale).log_softmax(2)
-            q = log_q.exp()
-            weight = (weights[query][:, rows] * share.unsqueeze(1)).unsqueeze(2)
-            total += (weight * (q * log_q.sub_(log_p)).sum(2, keepdim=True)).sum()
-            step = log_p.exp_().sub_(q).mul_(weight * scale)
-            slope[:, rows].index_add_(0, query, step @ against)
-            if key_slope is not None:
-                key_slope.index_add_(0, key, step.transpose(1, 2) @ mine)
-        ctx.save_for_backward(slope, key_slope)
-        return total
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        slope, key_slope = ctx.saved_tensors
-        return grads[0] * slope, None if key_slope is None else grads[0] * key_slope, None, None, None, None
-
-
-def _tiles(pairs: Pairs, count: int, keys: int) -> Any:
+def _tiles(pairs: Pairs, count: int, keys: int) -> Iterator[tuple[Tensor, Tensor, Tensor, slice]]:
     """Parts of the problem that hold no more than ``ENTRIES``: several pairs at once, or some rows of one."""
-    at_once, rows = max(1, ENTRIES // (count * keys)), max(1, min(count, ENTRIES // keys))
+    entries = ENTRIES if pairs.share.device.type == "cpu" else DEVICE_ENTRIES
+    at_once, rows = max(1, entries // (count * keys)), max(1, min(count, entries // keys))
     for first in range(0, len(pairs.query), at_once):
         some = slice(first, first + at_once)
         for row in range(0, count, rows):
@@ -66,8 +71,12 @@ def _tiles(pairs: Pairs, count: int, keys: int) -> Any:
 def row_divergence(student: Side, teacher: Side, pairs: Pairs, weights: Tensor, temperature: float) -> Tensor:
     """``sum over pairs and rows of share * weight * KL(softmax(q_t k_t' / T) || softmax(q_s k_s' / T))``.
 
-    ``weights`` ``A N``. Gradient reaches the student's queries and keys, never the teacher's; memory does not grow with N M.
+    Unit vectors; ``weights`` ``A N``. Gradient reaches the student's queries and keys, never the teacher's, once; memory does
+    not grow with N M.
     """
     its = Side(teacher.queries.detach(), teacher.keys.detach())
-    found: Tensor = _RowDivergence.apply(student.queries, student.keys, its, pairs, weights, 1 / temperature)
-    return found
+
+    def make(queries: bool, keys: bool) -> tuple[Tensor, Gradients]:
+        return _divergence(student, its, pairs, weights, 1 / temperature, (queries, keys))
+
+    return formed(make, *student)

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from kd.keywords import keywords
-from kd.losses.kl import logit_kl
+from kd.losses.kl import kl_sum, logit_kl
+from kd.losses.loss import global_mean
 from kd.methods.critic import Adversary
 from kd.methods.maps import KdMask, Projection, mean, pair, valid
 from kd.methods.method import Method
@@ -29,17 +30,17 @@ def divergence(
     Averaged over images and channels (or pixels). ``mse``: the summed squared difference of the two, at T = 1.
     """
     pixels = over == "pixels"
-    temperature = 1.0 if kind == "mse" else temperature
-    mine, theirs = (values.flatten(2) / temperature for values in (student, teacher))
+    mine, theirs = student.flatten(2), teacher.flatten(2)
     mask = None if keep is None else keep.flatten(1).unsqueeze(1)
     if pixels and mask is not None:
-        mine, theirs = (values.masked_fill(~mask, -1e30) for values in (mine, theirs))
-    log_p, log_q = (values.log_softmax(2 if pixels else 1) for values in (mine, theirs))
-    cost = log_q.exp() * (log_q - log_p) if kind == "kl" else (log_p.exp() - log_q.exp()).square()
-    if pixels:
-        cost = cost if mask is None else cost.where(mask, 0)
-        return temperature**2 * mean(cost.sum(2))
-    return temperature**2 * mean(cost.sum(1), None if mask is None else mask.squeeze(1))
+        mine, theirs, mask = mine.masked_fill(~mask, -1e30), theirs.masked_fill(~mask, -1e30), None
+    rows = None if mask is None else mask.squeeze(1)
+    if kind == "mse":
+        gap = (mine.softmax(2 if pixels else 1) - theirs.softmax(2 if pixels else 1)).square()
+        return mean(gap.sum(2 if pixels else 1), rows)
+    total = kl_sum(mine, theirs, 2 if pixels else 1, temperature, rows)
+    count = mine[..., 0].numel() if pixels else len(mine) * mine.shape[2]
+    return temperature**2 * global_mean(total, count if rows is None else rows)
 
 
 NAMES = {"logits": "logit", "embedding": "feature"}

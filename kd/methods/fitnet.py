@@ -7,15 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from kd.keywords import keywords
-from kd.methods.maps import KdMask, Projection, mean, pair, valid
+from kd.losses.loss import global_mean
+from kd.methods.maps import KdMask, Projection, pair, squared_gap, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes
 
 
 def regression(student: Tensor, teacher: Tensor, keep: Tensor | None = None) -> Tensor:
     """Mean squared difference of two maps ``B D h w``."""
-    gap = (student - teacher).square()
-    return mean(gap, None if keep is None else keep.unsqueeze(1).expand_as(gap))
+    weight = student.new_ones(()) if keep is None else keep.unsqueeze(1).to(student.dtype)
+    return global_mean(squared_gap(student, teacher, weight), student.numel() if keep is None else keep * student.shape[1])
 
 
 class FitNet(Method):

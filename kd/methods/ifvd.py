@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kd.keywords import keywords
+from kd.losses.formed import Gradients, formed
 from kd.losses.kl import logit_kl
-from kd.losses.loss import one_hot
+from kd.losses.loss import global_mean, one_hot
 from kd.methods.critic import Adversary
-from kd.methods.maps import KdMask, labels_at, mean, pair, valid
+from kd.methods.maps import KdMask, labels_at, pair, square_lengths, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes
 
 EPSILON = 1e-8
 
 
-def centres(features: Tensor, members: Tensor) -> Tensor:
-    """Mean feature of each class of each image, ``B D K``, from features ``B D N`` and members ``B N K`` (0 or 1)."""
-    return features @ members / (members.sum(1, keepdim=True) + 1e-6)
+class Side(NamedTuple):
+    """Of one network, with the pixels as ``N``: ``features`` ``B D N``, mean feature of each class of each image ``centres``
+    ``B K D``; lengths of both, ``B N`` and ``B K``; cosine of each pixel and its class's centre, ``B N``."""
+
+    features: Tensor
+    centres: Tensor
+    lengths: Tensor
+    radii: Tensor
+    cosines: Tensor
+
+
+def look(features: Tensor, members: Tensor, own: Tensor) -> Side:
+    """Features ``B D N``, ``members`` ``B K N`` (0 or 1), ``own`` ``B N`` each pixel's class, any where it has none."""
+    centres = (features @ members.transpose(1, 2)).transpose(1, 2) / _counts(members)
+    lengths = square_lengths(features).sqrt()
+    radii = centres.norm(dim=2)
+    dot = (centres @ features).gather(1, own.unsqueeze(1)).squeeze(1)
+    cosines = dot / (lengths.clamp_min(EPSILON) * radii.clamp_min(EPSILON).gather(1, own))
+    return Side(features, centres, lengths, radii, cosines.where(members.any(1), 1))
+
+
+def _counts(members: Tensor) -> Tensor:
+    return members.sum(2, keepdim=True) + 1e-6
+
+
+def members_of(labels: Tensor, classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """``B K N`` and ``B N`` as :func:`look` has them, of labels ``B h w``."""
+    numbers = labels.flatten(1)
+    return one_hot(numbers, classes).to(like.dtype), numbers.clamp(0, classes - 1)
 
 
 def variation(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Cosine of each pixel's feature and its class's centre in that image, ``B h w``; 1 where the label is no class.
 
-    Features ``B D h w``, labels ``B h w``. Gradient flows through the centres.
+    Features ``B D h w``, labels ``B h w``.
     """
-    flat, numbers = features.flatten(2), labels.flatten(1)
-    members = one_hot(numbers, classes).transpose(1, 2).to(flat.dtype)
-    middle = centres(flat, members)
-    own = numbers.clamp(0, classes - 1).unsqueeze(2)
-    dot = (flat.transpose(1, 2) @ middle).gather(2, own).squeeze(2)
-    lengths = middle.norm(dim=1).clamp_min(EPSILON).gather(1, own.squeeze(2))
-    cosine = dot / (flat.norm(dim=1).clamp_min(EPSILON) * lengths)
-    inside = (numbers >= 0) & (numbers < classes)
-    return torch.where(inside, cosine, 1.0).view_as(labels)
+    return look(features.flatten(2), *members_of(labels, classes, features)).cosines.view_as(labels)
 
 
 def intra_class_variation(student: Tensor, teacher: Tensor, labels: Tensor, classes: int, keep: Tensor | None = None) -> Tensor:
-    """Mean over pixels of the squared difference of both variations; ignored pixels differ by 0 and count in the mean."""
-    gap = variation(student, labels, classes) - variation(teacher, labels, classes)
-    return mean(gap.square(), keep)
+    """Mean over pixels of the squared difference of both variations; ignored pixels differ by 0 and count in the mean.
+
+    Gradient flows through the student's centres too, once.
+    """
+    members, own = members_of(labels, classes, student)
+
+    def make(wanted: bool) -> tuple[Tensor, Gradients]:
+        mine, its = (look(maps.flatten(2), members, own) for maps in (student, teacher))
+        gap = mine.cosines - its.cosines
+        gap = gap if keep is None else gap.where(keep.flatten(1), 0)
+        slope = back(mine, members, own, 2 * gap).view_as(student) if wanted else None
+        return gap.square().sum(dtype=torch.float64).to(gap.dtype), (slope,)
+
+    return global_mean(formed(make, student), labels.numel() if keep is None else keep)
+
+
+def back(side: Side, members: Tensor, own: Tensor, slope: Tensor) -> Tensor:
+    """The gradient ``B D N`` of the features for that of the cosines ``B N``, also by way of the centres."""
+    lengths, radii = side.lengths.clamp_min(EPSILON), side.radii.clamp_min(EPSILON)
+    dot, turn = slope / (lengths * radii.gather(1, own)), slope * side.cosines
+    pulled = members * dot.unsqueeze(1)
+    shrunk = (members @ turn.unsqueeze(2)) * (side.radii > EPSILON).unsqueeze(2) / radii.square().unsqueeze(2)
+    moved = ((side.features @ pulled.transpose(1, 2)).transpose(1, 2) - shrunk * side.centres) / _counts(members)
+    found = torch.cat([side.centres, moved], 1).transpose(1, 2) @ torch.cat([pulled, members], 1)
+    along = turn * (side.lengths > EPSILON) * members.any(1) / lengths.square()
+    return found.addcmul_(side.features, along.unsqueeze(1), value=-1)
 
 
 class IFVD(Method):

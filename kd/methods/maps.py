@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.losses.formed import refuse_second, saved
 from kd.losses.loss import global_mean
 from kd.types import IGNORE, Outputs, full_precision, nearest_labels, resample
 
@@ -53,8 +54,39 @@ def valid(target: Tensor, like: Tensor, choice: KdMask) -> Tensor | None:
 def mean(values: Tensor, keep: Tensor | None = None) -> Tensor:
     """Mean over all entries of all ranks, or over those to keep (same shape); 0 where there are none."""
     if keep is None:
-        return global_mean(values, torch.ones_like(values))
+        return global_mean(values, values.numel())
     return global_mean(values.where(keep, 0), keep.to(values.dtype))
+
+
+def squared_gap(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """The sum of ``weight (student - teacher)^2``, differentiable once, in the student; maps ``B D h w``, weight ``B 1 h w`` or
+    of one entry."""
+    found: Tensor = _SquaredGap.apply(student, teacher, weight)
+    return found
+
+
+class _SquaredGap(torch.autograd.Function):
+    """Sums some channels at a time; the difference as a whole is made once, in backward, and is the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+        """The sum."""
+        ctx.save_for_backward(*map(saved, (student, teacher, weight)))
+        parts = zip(student.split(32, 1), teacher.split(32, 1), strict=True)
+        sums = [((mine - its).square_().sum(1, keepdim=True) * weight).sum(dtype=torch.float64) for mine, its in parts]
+        return torch.stack(sums).sum().to(student.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None, None]:
+        """``2 weight (student - teacher)``."""
+        refuse_second()
+        student, teacher, weight = ctx.saved_tensors
+        return (student - teacher).mul_(2 * weights[0] * weight), None, None
+
+
+def square_lengths(features: Tensor) -> Tensor:
+    """Of each pixel's feature: ``B D *`` to ``B *``. Some channels at a time, whose squares stay in the cache."""
+    return torch.stack([part.square().sum(1) for part in features.split(32, 1)]).sum(0)
 
 
 class Projection(nn.Conv2d):

@@ -16,7 +16,8 @@ from kd.config import ConfigError
 from kd.content import ContentPath
 from kd.keywords import keywords
 from kd.losses.cross_entropy import cross_entropy
-from kd.methods.maps import KdMask, mean, pair, valid
+from kd.losses.loss import global_mean
+from kd.methods.maps import KdMask, mean, pair, squared_gap, valid
 from kd.methods.method import Method
 from kd.schedules import LearningRateConfig, OptimizerConfig
 from kd.types import IGNORE, Outputs, Sizes, Stage, full_precision, resample
@@ -46,16 +47,16 @@ def masked_difference(
     """Mean over images, tokens and channels of the squared difference within each mask.
 
     ``segmentation``: ``0.5 sum m^2 (s - t)^2 / (sum m + 1e-5)``; ``detection``: without the 0.5 and the 1e-5. Maps ``B C h w``,
-    masks ``B T h w``.
+    masks ``B T h w``, which take no gradient.
     """
     if keep is not None:
         mask = mask.where(keep.unsqueeze(1), 0)
-    flat = mask.flatten(2)
-    cost = flat.square() @ (student - teacher).square().flatten(2).transpose(1, 2)
-    area = flat.sum(2, keepdim=True)
-    if variant == "detection":
-        return mean(cost / area.where(area > 0, 1))
-    return 0.5 * mean(cost / (area + 1e-5))
+    mask = mask.detach()
+    area = mask.sum((2, 3), keepdim=True)
+    area = area.where(area > 0, 1) if variant == "detection" else area + 1e-5
+    weight = (mask.square() / area).sum(1, keepdim=True)  # the squared difference is one for all masks
+    total = squared_gap(student, teacher, weight)
+    return (1.0 if variant == "detection" else 0.5) * global_mean(total, mask.shape[1] * student[..., 0, 0].numel())
 
 
 class Tokens(nn.Module):

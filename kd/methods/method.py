@@ -170,5 +170,5 @@ def _fitting_labels(student: Any, teacher: Any, target: Tensor) -> Tensor:
     if not is_hard(target):
         raise TypeError(f"labels are {target.dtype}; they are integers: classes, and {IGNORE} for pixels without one")
     labels = target.long()
-    check_labels(labels, labels != IGNORE, teacher.logits.shape[1], IGNORE)
+    check_labels(labels, None, teacher.logits.shape[1], IGNORE)
     return labels

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from kd.keywords import keywords
+from kd.losses.formed import Gradients, formed
 from kd.losses.kl import logit_kl
+from kd.losses.loss import global_mean
 from kd.methods.critic import Adversary
 from kd.methods.maps import KdMask, mean, pair, valid
 from kd.methods.method import Method
@@ -38,9 +41,21 @@ def pair_wise(student: Tensor, teacher: Tensor) -> Tensor:
     if count <= max(student.shape[1], teacher.shape[1]):
         gap = student.transpose(1, 2) @ student - teacher.transpose(1, 2) @ teacher
         return mean(gap.square())
-    grams = (a @ b.transpose(1, 2) for a, b in ((student, student), (teacher, teacher), (student, teacher)))
-    own, its, cross = (gram.double().square().sum((1, 2)) for gram in grams)
-    return mean(((own + its - 2 * cross) / count**2).clamp_min(0).to(student.dtype))
+    total = formed(lambda wanted: _gram_gap(student, teacher, wanted), student)
+    return global_mean(total, count**2 * len(student))
+
+
+def _gram_gap(student: Tensor, teacher: Tensor, wanted: bool) -> tuple[Tensor, Gradients]:
+    """``|S'S - T'T|^2`` summed over images, and its gradient ``4 (SS' S - ST' T)``."""
+    both = torch.cat([student, teacher], 1)
+    grams = student @ both.transpose(1, 2)  # SS' and ST' side by side
+    own, cross = grams.double().square().sum((0, 1)).split([student.shape[1], teacher.shape[1]])
+    its = (teacher @ teacher.transpose(1, 2)).double().square().sum()
+    value = (own.sum() + its - 2 * cross.sum()).clamp_min(0).to(student.dtype)
+    if not wanted:
+        return value, (None,)
+    grams[:, :, student.shape[1] :].neg_()
+    return value, ((grams @ both).mul_(4),)
 
 
 class SKD(Method):

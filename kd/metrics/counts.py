@@ -57,6 +57,15 @@ class PerImage:
         joined = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
         return cls(ids=tuple(name for part in parts for name in part.ids), **joined)
 
+    @classmethod
+    def joined(cls: type[P], parts: Sequence[P]) -> P:
+        """One image of its parts: what they count adds up."""
+        columns = [part.arrays() for part in parts]
+        summed = {
+            name: np.add.reduce([column[name] for column in columns], dtype=columns[0][name].dtype) for name in columns[0]
+        }
+        return cls(ids=parts[0].ids, **summed)
+
     def once(self: P) -> P:
         """Each id once, the first of its rows, sorted by id: the same table however the images were dealt out."""
         _, first = np.unique(np.array(self.ids, dtype=str), return_index=True)

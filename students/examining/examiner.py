@@ -15,7 +15,6 @@ from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.loader import Whole, collate, whole_batches
 from kd.evaluate.evaluator import Evaluation, evaluate
-from kd.evaluate.predictor import labels
 from kd.files import read_json, write_json
 from kd.lookup import lookup
 from kd.recipe.schema import Recipe
@@ -132,4 +131,4 @@ class Examiner:
 
     @torch.no_grad()
     def _map(self, look: Looker, image: Tensor) -> Tensor:
-        return labels(self.predict(look, image)[0])
+        return self.predict.read(look, image)[0].labels()

@@ -16,7 +16,7 @@ from torch import Tensor
 from kd.config import InputError
 from kd.data.dataset import Colour
 from kd.data.mask_coding import palette as fallback
-from kd.evaluate.predictor import labels
+from kd.evaluate.logits import Logits, labels
 from kd.files import write_whole
 from kd.metrics.foreground import foreground
 from students.examining.previews import indexed, legend, overlay
@@ -60,13 +60,14 @@ class Writer:
         """Where a kind of prediction goes: ``labels``, ``overlay`` or ``probabilities``."""
         return self.folder / kind / f"{name}{ENDINGS[kind]}"
 
-    def write(self, name: str, mark: str, image: Tensor, logits: Tensor) -> None:
-        """All files of one image: uint8 ``3 H W`` and its logits ``K H W``; ``mark`` stands for the content of its file.
+    def write(self, name: str, mark: str, image: Tensor, logits: Logits) -> None:
+        """All files of one image: uint8 ``3 H W`` and its logits; ``mark`` stands for the content of its file.
 
         Raises:
             FloatingPointError: the logits are not finite.
         """
-        found = (labels(logits) if self.threshold is None else above(logits, self.threshold)).cpu()
+        least = self.threshold
+        found = (logits.labels() if least is None else torch.cat([above(part, least) for _, part in logits.blocks()])).cpu()
         for kind in self.kinds:
             save = getattr(self, f"_{kind}")(image, found, logits)
             write_whole(self.file(kind, name), save)
@@ -74,20 +75,20 @@ class Writer:
         with (self.folder / INPUTS).open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"name": name, "image": mark}) + "\n")
 
-    def _labels(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
+    def _labels(self, image: Tensor, found: Tensor, logits: Logits) -> Callable[[Path], object]:  # noqa: ARG002
         picture = indexed(found.numpy(), self.colours)
         return lambda path: picture.save(path, "PNG")
 
-    def _masks(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
+    def _masks(self, image: Tensor, found: Tensor, logits: Logits) -> Callable[[Path], object]:  # noqa: ARG002
         picture = Image.fromarray(found.numpy() * np.uint8(255))
         return lambda path: picture.save(path, "PNG")
 
-    def _overlay(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
+    def _overlay(self, image: Tensor, found: Tensor, logits: Logits) -> Callable[[Path], object]:  # noqa: ARG002
         drawn = overlay(image, found, self.colours)
         return lambda path: drawn.save(path, "JPEG", quality=92)
 
-    def _probabilities(self, image: Tensor, found: Tensor, logits: Tensor) -> Callable[[Path], object]:  # noqa: ARG002
-        shares = logits.softmax(0).half().cpu().numpy()
+    def _probabilities(self, image: Tensor, found: Tensor, logits: Logits) -> Callable[[Path], object]:  # noqa: ARG002
+        shares = logits.whole().softmax(0).half().cpu().numpy()
 
         def save(path: Path) -> None:
             with path.open("wb") as stream:

@@ -92,7 +92,7 @@ def predict(network: Network, predictor: Predictor, items: Sequence[Item], write
                 report.broken.append(str(error))
                 continue
             with _told(item, image, device):
-                writer.write(item.name, mark, image, predictor(network, image[None].to(device))[0])
+                writer.write(item.name, mark, image, predictor.read(network, image[None].to(device))[0])
             report.written.append(item.name)
     finally:
         for line in grouped(report.broken, "images"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd.evaluate.predictor import labels
+from kd.evaluate.logits import labels
 from kd.metrics.calibration import Calibration, calibrate, ece, sce
 from kd.metrics.counts import Counts, count
 from kd.metrics.scores import Score, accuracy, class_mean, class_scores, dataset_mean, image_mean, over_q

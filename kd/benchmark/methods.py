@@ -1,0 +1,206 @@
+"""What the terms of the methods cost, forward and backward: as mostly written, and by the method itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd.benchmark import usual_methods as usual
+from kd.benchmark.comparison import Comparison, Ways
+from kd.benchmark.setting import Setting, random_outputs, random_target
+from kd.losses.loss import checked_labels
+from kd.methods.at import AT
+from kd.methods.cirkd import CIRKD, memory_term, mini_batch, unit
+from kd.methods.cwd import CWD
+from kd.methods.dist import DIST
+from kd.methods.fitnet import FitNet
+from kd.methods.ifvd import IFVD
+from kd.methods.kd import KD
+from kd.methods.maps import labels_at
+from kd.methods.maskd import DISTIL, MasKD
+from kd.methods.method import Method
+from kd.methods.skd import SKD
+from kd.types import IGNORE, Outputs, Sizes
+
+Way = Callable[[Outputs, Outputs, Tensor], Tensor]
+
+
+class Case(NamedTuple):
+    """One term, the usual way and ours; whatever it draws at random, both see the same."""
+
+    usual: Way
+    ours: Way
+
+
+def _sizes(setting: Setting) -> tuple[Sizes, Sizes]:
+    student, teacher = setting.widths
+    return setting.sizes(student), setting.sizes(teacher)
+
+
+def term(method: Method, *names: str) -> Way:
+    """Some terms of a method, by its own ``forward``."""
+
+    def look(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        found = method(student, teacher, target)
+        return torch.stack([found[name] for name in names]).sum()
+
+    return look
+
+
+def kd(setting: Setting) -> Case:
+    """On logits."""
+    return Case(usual.kd, term(KD(*_sizes(setting)).to(setting.device), "kl"))
+
+
+def at(setting: Setting) -> Case:
+    """On embeddings."""
+    return Case(usual.at, term(AT(*_sizes(setting)), "attention"))
+
+
+def fitnet(setting: Setting) -> Case:
+    """On embeddings, through the same projection."""
+    method = FitNet(*_sizes(setting)).to(setting.device)
+    return Case(
+        lambda mine, its, _: F.mse_loss(method.projection(usual.embedding(mine)), usual.embedding(its).detach()),
+        term(method, "hint"),
+    )
+
+
+def dist(setting: Setting) -> Case:
+    """On logits, both terms."""
+    return Case(usual.dist, term(DIST(*_sizes(setting), aux=False), "inter", "intra"))
+
+
+def cwd_logits(setting: Setting) -> Case:
+    """At temperature 4."""
+    return Case(lambda mine, its, _: usual.cwd(mine.logits, its.logits), term(CWD(*_sizes(setting)), "logit"))
+
+
+def cwd_features(setting: Setting) -> Case:
+    """At temperature 4, through the same projection."""
+    method = CWD(*_sizes(setting), maps=("embedding",)).to(setting.device)
+    project = method.projection
+    assert project is not None
+    return Case(lambda mine, its, _: usual.cwd(project(usual.embedding(mine)), usual.embedding(its)), term(method, "feature"))
+
+
+def skd(setting: Setting) -> Case:
+    """The pairs, of windows of 2 x 2."""
+    return Case(usual.skd, term(SKD(*_sizes(setting), adversary=None), "pair"))
+
+
+def ifvd(setting: Setting) -> Case:
+    """The variation."""
+    return Case(usual.ifvd, term(IFVD(*_sizes(setting), adversary=None), "variation"))
+
+
+def maskd(setting: Setting) -> Case:
+    """On logits, by tokens at random."""
+    return _masked(setting, setting.classes, lambda outputs: outputs)
+
+
+def maskd_features(setting: Setting) -> Case:
+    """On embeddings of the teacher's width (the student's, narrower, are repeated), by tokens at random."""
+    width = setting.widths[1]
+
+    def wide(outputs: Outputs) -> Outputs:
+        maps = usual.embedding(outputs)
+        return Outputs(maps.repeat(1, -(-width // maps.shape[1]), 1, 1)[:, :width])
+
+    return _masked(setting, width, wide)
+
+
+def _masked(setting: Setting, channels: int, maps: Callable[[Outputs], Outputs]) -> Case:
+    sizes = Sizes(channels, setting.stride, 0, False)
+    method = MasKD(sizes, sizes, aux=False).to(setting.device)
+    method.enter(DISTIL)
+    tokens, ours = method.tokens.values, term(method, "mask")
+    return Case(
+        lambda mine, its, _: usual.maskd(maps(mine).logits, maps(its).logits, tokens),
+        lambda mine, its, target: ours(maps(mine), maps(its), target),
+    )
+
+
+def cirkd_pairs(setting: Setting) -> Case:
+    """Between all images of the batch."""
+    del setting
+
+    def ours(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        mine, its = (unit(usual.embedding(of)) for of in (student, teacher))
+        return mini_batch(mine, its, 0.1, len(target))
+
+    return Case(usual.cirkd_pairs, ours)
+
+
+def cirkd_memory(setting: Setting) -> Case:
+    """Against the pixels and regions that a step draws from the memory, of the student's width."""
+    width = setting.widths[0]
+    drawn = [4096 // setting.classes + 1, 1024 // setting.classes + 1]
+    source = torch.Generator().manual_seed(3)
+    memory = [F.normalize(torch.randn(setting.classes * n, width, generator=source), dim=1).to(setting.device) for n in drawn]
+
+    def summed(way: Callable[..., Tensor]) -> Way:
+        def look(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+            mine, its = (unit(usual.embedding(of)[:, :width]) for of in (student, teacher))
+            anchors = labels_at(target, student.logits).flatten(1) != IGNORE
+            return torch.stack([way(mine, its.detach(), negatives, anchors, 0.1) for negatives in memory]).sum()
+
+        return look
+
+    return Case(summed(usual.cirkd_memory), summed(memory_term))
+
+
+CASES = {
+    "KD, logits": kd,
+    "DIST, logits": dist,
+    "CWD, logits": cwd_logits,
+    "CWD, features": cwd_features,
+    "SKD, pairs": skd,
+    "IFVD": ifvd,
+    "CIRKD, pairs": cirkd_pairs,
+    "CIRKD, memory": cirkd_memory,
+    "MasKD, logits": maskd,
+    "MasKD, features": maskd_features,
+    "AT": at,
+    "FitNet": fitnet,
+}
+
+
+def enqueue(setting: Setting) -> tuple[usual.UsualBanks, CIRKD]:
+    """Empty memories of the teacher's width."""
+    slots = (2000, 500)
+    sizes = _sizes(setting)
+    method = CIRKD(*sizes, pixel_slots=slots[0], region_slots=slots[1]).to(setting.device)
+    return usual.UsualBanks(setting.classes, slots, setting.widths[1]), method
+
+
+def _enqueue(setting: Setting) -> Ways:
+    banks, method = enqueue(setting)
+    teacher, step = random_outputs(setting, setting.widths[1], 1), count()
+    embedding, labels = unit(usual.embedding(teacher).detach()), labels_at(random_target(setting), teacher.logits).flatten(1)
+    return {
+        "usual": lambda: banks.write(embedding, labels),
+        "ours": lambda: method.remember(embedding, labels, (0, next(step))),
+    }
+
+
+def _ways(make: Callable[[Setting], Case], setting: Setting) -> Ways:
+    student, teacher = (random_outputs(setting, width, seed) for seed, width in enumerate(setting.widths))
+    target = random_target(setting)
+
+    def step(way: Way) -> None:
+        student.logits.grad = usual.embedding(student).grad = None
+        with checked_labels():  # as in a run, whose loader has looked at them
+            way(student, teacher, target).backward()
+
+    return {name: partial(step, way) for name, way in make(setting)._asdict().items()}
+
+
+COMPARISONS = {title: Comparison(partial(_ways, make)) for title, make in CASES.items()}
+COMPARISONS["CIRKD, enqueue"] = Comparison(_enqueue)
