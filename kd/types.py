@@ -52,6 +52,8 @@ def resample(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -
     """``B K h w`` to ``B K H W``, bilinear. The identity when the size already fits."""
     if maps.shape[-2:] == torch.Size(size):
         return maps
+    if maps.is_cuda:  # what is channels_last would be copied by every softmax of the enlarged maps
+        maps = maps.contiguous()
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 

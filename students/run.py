@@ -92,15 +92,15 @@ def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: D
     student = build_network(recipe.student, len(data.classes))
     seed_everything(recipe.seed, "method")
     objective = build_objective(recipe, student, teacher.sizes if teacher is not None else None)
-    last = recipe.run.channels_last
-    if last:
+    machine = recipe.run
+    if machine.channels_last:
         student.to(memory_format=torch.channels_last)
     synchronise(objective, device)
-    asked = teacher.for_steps(precision(recipe.schedule.precision, device), last) if teacher is not None else None
-    trainer = Trainer(recipe, objective, asked, folder, device)
-    if recipe.run.compile:
-        student.compile()
-    return trainer
+    asked = None
+    if teacher is not None:
+        half = precision(recipe.schedule.precision, device)
+        asked = teacher.for_steps(half, machine.channels_last, machine.compile)
+    return Trainer(recipe, objective, asked, folder, device)
 
 
 def _batches(recipe: Recipe, data: Dataset, first: int, last: int, device: torch.device) -> Any:

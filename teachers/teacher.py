@@ -76,10 +76,10 @@ class Teacher(nn.Module, ABC):
         check_image(image)
         return self.look(image)
 
-    def for_steps(self, precision: torch.dtype, channels_last: bool = True) -> Asked:
+    def for_steps(self, precision: torch.dtype, channels_last: bool = True, compiled: bool = False) -> Asked:
         """This teacher as training steps ask it, see :func:`teachers.steps.quickened`; ``precision`` is the steps' own."""
         own = {"step": precision, "fp32": torch.float32, "bf16": torch.bfloat16}[self.config.precision]
-        return quickened(self, own, channels_last)
+        return quickened(self, own, channels_last, compiled)
 
     def check_training(self, recipe: Any, data: Any) -> None:
         """Refuse what it cannot answer, before anything is written: ``data`` is the split whose crops the steps will show.

@@ -187,3 +187,12 @@ def test_a_teacher_computes_as_the_steps_or_as_it_is_told(
     tolerance = 1e-4 if expected == torch.float32 else 0.03
     scale = float(teacher(batch()).logits.abs().max())
     assert float((quick.logits.float() - teacher(batch()).logits).abs().max()) < tolerance * scale
+
+
+def test_a_compiled_teacher_answers_alike(run: Path) -> None:
+    teacher = from_run(run)
+    quick = teacher.for_steps(torch.float32, compiled=True)
+    for names in (("a", "b"), ("c", "d")):  # compiled once, whatever images are called
+        with torch._dynamo.config.patch(error_on_recompile=names[0] == "c"):
+            found = quick(Batch(batch().image, batch().target, names))
+        torch.testing.assert_close(found.logits, teacher(batch()).logits, rtol=1e-4, atol=1e-5)

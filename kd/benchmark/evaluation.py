@@ -16,6 +16,7 @@ from kd.evaluate.predictor import Network
 from kd.evaluate.sliding import Sliding, offsets
 from kd.evaluate.whole import Whole
 from kd.networks.build import build_network
+from kd.networks.folding import resting
 from kd.types import Outputs
 
 
@@ -55,7 +56,7 @@ def label_map(setting: Setting) -> Ways:
     }
 
 
-def image_of(setting: Setting) -> tuple[Network, Tensor]:
+def image_of(setting: Setting) -> tuple[nn.Module, Tensor]:
     """A DeepLabV3 on ResNet-18 without trained weights, in eval mode, and an image of the crop's size."""
     config = {"name": "deeplabv3", "backbone": "resnet18d", "pretrained": False, "width": setting.widths[0]}
     config["output_stride"] = setting.stride
@@ -68,16 +69,17 @@ def image_of(setting: Setting) -> tuple[Network, Tensor]:
 def whole(setting: Setting) -> Ways:
     """In one pass."""
     network, image = image_of(setting)
-    predictor = Whole()
+    predictor, quick = Whole(), resting(network)
     return {
         "usual": _quiet(lambda: usual_map(network(image).logits, setting.crop)),
-        "ours": _quiet(lambda: predictor.read(network, image)[0].labels()),
+        "ours": _quiet(lambda: predictor.read(quick, image)[0].labels()),
     }
 
 
 def sliding(setting: Setting) -> Ways:
     """By windows."""
-    return _windows(setting, *image_of(setting))
+    network, image = image_of(setting)
+    return _windows(setting, image, network, resting(network))
 
 
 def merging(setting: Setting) -> Ways:
@@ -85,15 +87,19 @@ def merging(setting: Setting) -> Ways:
     grid = [side // 2 // setting.stride for side in setting.crop]
     logits = Outputs(torch.randn(1, setting.classes, *grid, generator=torch.Generator().manual_seed(0)).to(setting.device))
     image = torch.zeros(1, 3, *setting.crop, dtype=torch.uint8, device=setting.device)
-    return _windows(setting, lambda part: logits, image)  # noqa: ARG005
+
+    def there(_: Tensor) -> Outputs:
+        return logits
+
+    return _windows(setting, image, there, there)
 
 
-def _windows(setting: Setting, network: Network, image: Tensor) -> Ways:
+def _windows(setting: Setting, image: Tensor, network: Network, quick: Network) -> Ways:
     window = (setting.crop[0] // 2, setting.crop[1] // 2)
     predictor = Sliding(window=window)
     return {
         "usual": _quiet(lambda: usual_windows(network, image, window)),
-        "ours": _quiet(lambda: predictor.read(network, image)[0].labels()),
+        "ours": _quiet(lambda: predictor.read(quick, image)[0].labels()),
     }
 
 

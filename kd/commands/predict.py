@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from kd.content import file_mark
     from kd.distributed import local_device
     from kd.networks.build import load_network
+    from kd.networks.folding import resting
     from students.examining.image_paths import find
     from students.examining.prediction_files import Writer
     from students.examining.predictions import chosen_predictor, predict, server, submit
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     }
     kinds = ["labels", *(kind for kind, wanted in extras.items() if wanted)]
     writer = Writer(options.output, facts, kinds, options.overwrite)
-    report = predict(network.to(device), chosen, items, writer, device)
+    report = predict(resting(network).to(device), chosen, items, writer, device)
     skipped = f", {len(report.finished)} were finished before (--overwrite predicts them anew)" if report.finished else ""
     anew = f", {len(report.changed)} of them anew, since the image has changed" if report.changed else ""
     done = f"{len(report.written)} of {len(items)} images predicted{anew}{skipped}"

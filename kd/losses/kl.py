@@ -58,8 +58,6 @@ def logit_kl(student: Tensor, teacher: Tensor, keep: Tensor | None = None, *, te
 def kl_sum(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None = None) -> Tensor:
     """The sum of ``KL(softmax(teacher / T) || softmax(student / T))`` along ``dim`` (1 or 2 of ``B K N``) over all else, or
     where ``keep`` (without ``dim``) says; differentiable once, in the student. Later dimensions count as one.
-
-    ``KL = sum_c q_c ((t_c - max t) - (s_c - max s)) + log max q - log max p``: no logarithm of a map.
     """
 
     def make(wanted: bool) -> tuple[Tensor, Gradients]:
@@ -88,18 +86,17 @@ def _parts(maps: Tensor, dim: int) -> Iterator[tuple[slice, ...]]:
 
 def _kl_of(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep: Tensor | None, out: Tensor | None) -> Tensor:
     """The sum over a part ``B K N``, float64; the gradient goes into ``out``."""
-    x, y = (student, teacher) if temperature == 1 else (student / temperature, teacher / temperature)
-    above, its_above = x.amax(dim, keepdim=True), y.amax(dim, keepdim=True)
-    apart = (y - x).sub_(its_above - above)
-    p, q = x.softmax(dim), y.softmax(dim)
-    cost = apart.mul_(q).sum(dim, keepdim=True) + (q.amax(dim, keepdim=True) / p.amax(dim, keepdim=True)).log()
-    if keep is not None:
-        cost = cost.where(keep, 0)
+    if temperature != 1:
+        student, teacher = student / temperature, teacher / temperature
+    log_p, log_q = student.log_softmax(dim), teacher.log_softmax(dim)
+    q = log_q.exp()
+    apart = log_q.sub_(log_p).mul_(q)
+    total = (apart if keep is None else apart.where(keep, 0)).sum(dtype=torch.float64)
     if out is not None:
-        torch.sub(p, q, out=out)
+        torch.sub(log_p.exp_(), q, out=out)
         if keep is not None or temperature != 1:
             out.mul_(1 / temperature if keep is None else keep / temperature)
-    return cost.sum(dtype=torch.float64)
+    return total
 
 
 class KL(Loss):

@@ -104,7 +104,8 @@ class Machine(Config):
     """What does not change the numbers: processes, logging, files. No part of the fingerprint.
 
     ``maps``: losses made of sums over pixels take maps of the labels' size by blocks of rows, or whole (auto: blocks on CPUs),
-    which is the same up to rounding. ``absent_classes``: training images in which a class has no pixel are refused, or allowed.
+    which is the same up to rounding. ``compile``: the teacher's answers by ``torch.compile``.
+    ``absent_classes``: training images in which a class has no pixel are refused, or allowed.
     """
 
     device: str = "auto"

@@ -17,6 +17,7 @@ from kd.data.loader import Whole, collate, whole_batches
 from kd.evaluate.evaluator import Evaluation, evaluate
 from kd.files import read_json, write_json
 from kd.lookup import lookup
+from kd.networks.folding import resting
 from kd.recipe.schema import Recipe
 from kd.types import Outputs
 from students.examining.previews import Colour, Panel, Sample, sheet
@@ -80,8 +81,8 @@ class Examiner:
 
     def final(self, network: torch.nn.Module, teacher: Teacher | None = None) -> dict[str, Evaluation]:
         """Both splits, whole; on the reported one beside the teacher."""
-        network.eval()
-        beside = {self.config.report: teacher.look} if teacher is not None else {}
+        network = resting(network)
+        beside = {self.config.report: resting(teacher).look} if teacher is not None else {}
         calibration = self.config.calibration
         return {split: self.examine(network, split, calibration=calibration, teacher=beside.get(split)) for split in self.data}
 
@@ -93,7 +94,7 @@ class Examiner:
         """
         path = folder / "teacher.json"
         if not path.exists():
-            scores = self.examine(teacher.look, self.config.select).scores(self.classes)
+            scores = self.examine(resting(teacher).look, self.config.select).scores(self.classes)
             if distributed.is_main():
                 write_json(path, {"source": teacher.source, "mark": teacher.mark, "split": self.config.select, **scores})
             distributed.barrier()

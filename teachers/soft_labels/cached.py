@@ -52,7 +52,7 @@ class CachedTeacher(Teacher):
         """The teacher's own."""
         return self.inner.look(image)
 
-    def for_steps(self, precision: torch.dtype, channels_last: bool = True) -> Asked:  # noqa: ARG002
+    def for_steps(self, precision: torch.dtype, channels_last: bool = True, compiled: bool = False) -> Asked:  # noqa: ARG002
         """Itself: reading knows no number format."""
         return self
 
