@@ -292,10 +292,14 @@ def test_the_command_refuses_what_would_be_of_no_use(crops: Path, tmp_path: Path
     assert not (tmp_path / "x").exists()
 
 
-def test_auxiliary_logits_are_kept_where_they_are_read(tmp_path: Path) -> None:
-    cache = written(tmp_path, "--views", "1", method="kd")
-    assert json.loads((cache / "cache.json").read_text())["aux"] is False
-    assert not teacher_of(recipe(cache, views=1)).sizes.aux
+@pytest.mark.parametrize(("words", "kept"), [(["kd"], False), (["jml_kd"], True), ([], True)])
+def test_auxiliary_logits_are_kept_unless_the_method_does_not_read_them(tmp_path: Path, words: list[str], kept: bool) -> None:
+    file, tree = tmp_path / "pair.yaml", plain(recipe())
+    del tree["method"], tree["loss"], tree["weights"]
+    file.write_text(json.dumps(tree))
+    done = call("cache-teacher", str(file), *words, "--views", "1", "--to", "cache", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert teacher_of(recipe(tmp_path / "cache", views=1)).sizes.aux is kept
 
 
 def test_only_the_outer_teacher_has_a_cache() -> None:

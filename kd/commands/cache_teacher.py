@@ -19,7 +19,7 @@ EPILOG = """examples:
 Crops (the default): --views fixed crops an image, the same for every seed, are shown to the teacher as steps would show them;
 what is read differs from what it said by the rounding to a byte alone. Whole images: the teacher sees each image once, uncut,
 and any crop is cut out of its answer, at the crop's scale; it has seen other surroundings and other scales than crops have.
-Only logits are kept (auxiliary ones where METHOD reads them). An interrupted command goes on where it stopped.
+Only logits are kept, auxiliary ones unless METHOD does not read them. An interrupted command goes on where it stopped.
 """
 
 
@@ -27,7 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Its command line."""
     recipe = parser.add_argument("recipe", metavar="RECIPE", help="one with a teacher, such as camvid/r18")
     recipe.completer = recipes  # type: ignore[attr-defined]
-    words = parser.add_argument("words", nargs="*", metavar="METHOD | key=value", help="as for kd train (default method: kd)")
+    words = parser.add_argument(
+        "words", nargs="*", metavar="METHOD | key=value", help="as for kd train (default: for any method)"
+    )
     words.completer = beside  # type: ignore[attr-defined]
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where the soft labels go")
     kinds = parser.add_mutually_exclusive_group()
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from kd import distributed
     from kd.config import InputError
     from kd.data.build import open_split
-    from kd.recipe.loading import load
+    from kd.recipe.loading import load, sorted_words
     from kd.seeds import seed_everything
     from teachers.load import load_teacher
 
@@ -55,10 +57,13 @@ def run(options: argparse.Namespace) -> None:
         data = open_split(recipe.data, "train")
         seed_everything(recipe.seed, "teacher")
         teacher = load_teacher(recipe.teacher, data.classes, device)
-        report(keep(recipe, data, teacher, options.to, options.whole, device), options, recipe)
+        for_any = (
+            getattr(recipe.method, "name", "") == "kd" and not sorted_words(options.words)[0]
+        )  # where none is named it stands in
+        report(keep(recipe, data, teacher, options.to, options.whole, for_any, device), options, recipe)
 
 
-def keep(recipe: Any, data: Any, teacher: Any, folder: Path, whole: bool, device: Any) -> dict[str, Any]:
+def keep(recipe: Any, data: Any, teacher: Any, folder: Path, whole: bool, for_any: bool, device: Any) -> dict[str, Any]:
     """Write the card and what is missing beside it; returns what there is."""
     from kd import distributed
     from kd.data.loader import numbered_batches
@@ -67,7 +72,7 @@ def keep(recipe: Any, data: Any, teacher: Any, folder: Path, whole: bool, device
     from teachers.soft_labels.plan import begin, check_room
     from teachers.soft_labels.writing import quality, write
 
-    card = begin(recipe, data, teacher, folder, whole)
+    card = begin(recipe, data, teacher, folder, whole, for_any)
     there = {file.stem for file in folder.glob("*.safetensors")}
     todo = [number for number in range(len(data)) if data.identity(number) not in there]
     if todo:
@@ -94,7 +99,7 @@ def report(found: dict[str, Any], options: argparse.Namespace, recipe: Any) -> N
     if not is_main():
         return
     each = found["bytes"] / found["images"] / 1e6
-    print(f"{options.to}: soft labels of {found['images']} images, {found['bytes'] / 1e6:.1f} MB, {each:.2f} MB an image")
+    print(f"{options.to}: soft labels of {found['images']} images, {found['bytes'] / 1e6:.1f} MB, {each:.2g} MB an image")
     print(
         f"KL between what the teacher said and what is kept: {found['kl']:.1e} nats a pixel, at most {found['highest_kl']:.1e}"
     )

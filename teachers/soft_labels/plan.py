@@ -19,8 +19,10 @@ from teachers.soft_labels.card import NAME, Card, augmentation_of, data_mark, re
 from teachers.teacher import Teacher
 
 
-def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: bool) -> Card:
+def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: bool, for_any: bool = False) -> Card:
     """Write the card of a directory, or see that the one there is the same.
+
+    ``for_any`` method that reads logits, not just the recipe's: auxiliary ones are kept where there are any.
 
     Raises:
         ConfigError: the method reads more than logits, or the directory holds other soft labels.
@@ -35,7 +37,7 @@ def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: 
         classes=teacher.classes,
         stride=teacher.sizes.stride,
         align_corners=_align_corners(teacher),
-        aux=_reads_aux(recipe, teacher),
+        aux=teacher.sizes.aux if for_any else _reads_aux(recipe, teacher),
     )
     if (folder / NAME).exists():
         _check_same(card, read_card(folder), folder)
