@@ -133,7 +133,7 @@ class Trainer:
         for schedule in active:
             self.scaler.unscale_(schedule.optimizer)
         grads = [p.grad for schedule in active for p in schedule.parameters() if p.grad is not None]
-        self.gradient_norm = torch.nn.utils.get_total_norm(grads)
+        self.gradient_norm = torch.nn.utils.get_total_norm(grads).to(self.device)
         return active
 
     def _looked_at(self, parts: list[Part]) -> dict[str, float]:

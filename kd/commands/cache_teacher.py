@@ -57,10 +57,8 @@ def run(options: argparse.Namespace) -> None:
         data = open_split(recipe.data, "train")
         seed_everything(recipe.seed, "teacher")
         teacher = load_teacher(recipe.teacher, data.classes, device)
-        for_any = (
-            getattr(recipe.method, "name", "") == "kd" and not sorted_words(options.words)[0]
-        )  # where none is named it stands in
-        report(keep(recipe, data, teacher, options.to, options.whole, for_any, device), options, recipe)
+        stands_in = getattr(recipe.method, "name", "") == "kd" and not sorted_words(options.words)[0]
+        report(keep(recipe, data, teacher, options.to, options.whole, stands_in, device), options, recipe)
 
 
 def keep(recipe: Any, data: Any, teacher: Any, folder: Path, whole: bool, for_any: bool, device: Any) -> dict[str, Any]:
