@@ -45,9 +45,9 @@ def refuse_second() -> None:
         )
 
 
-def saved(values: Tensor) -> Tensor:
+def saved(values: Tensor | None) -> Tensor | None:
     """What can be saved for backward; tensors of inference mode cannot."""
-    return values.clone() if values.is_inference() else values
+    return values.clone() if values is not None and values.is_inference() else values
 
 
 def formed(make: Callable[..., tuple[Tensor, Gradients]], *inputs: Tensor) -> Tensor:

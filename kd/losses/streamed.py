@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kd.losses.block_sums import Pixels, gradient, measure
+from kd.losses.formed import saved
 from kd.losses.loss import check_channels, check_labels
 from kd.losses.row_blocks import Grid, blocks
 from kd.types import IGNORE, Outputs, full_precision
@@ -113,11 +114,6 @@ def _field(outputs: Outputs, name: str) -> Tensor:
     return maps
 
 
-def _kept(values: Tensor | None) -> Tensor | None:
-    """What can be saved for backward; tensors of inference mode cannot."""
-    return values.clone() if values is not None and values.is_inference() else values
-
-
 class _Stream(torch.autograd.Function):
     """The sums, and when their weights are known, the gradient of the coarse logits."""
 
@@ -143,7 +139,7 @@ class _Stream(torch.autograd.Function):
                 for name, value in measure(mine.at(rows), None if its is None else its.at(rows), block, wanted):
                     row = found[name][image]
                     row.copy_(torch.maximum(row, value.double())) if name in PEAKS else row.add_(value)
-        ctx.save_for_backward(logits, *map(_kept, (teacher, pixels.target, pixels.keep, pixels.smooth)))
+        ctx.save_for_backward(logits, *map(saved, (teacher, pixels.target, pixels.keep, pixels.smooth)))
         ctx.facts = size, pixels.epsilon, wanted, corners
         ctx.mark_non_differentiable(*(found[name] for name in ALL if name not in DIFFERENTIABLE))
         return tuple(found.values())
