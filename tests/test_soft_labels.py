@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_tools import call
+from PIL import Image
 from torch import Tensor
 
 from kd.config import ConfigError, InputError
@@ -23,6 +24,7 @@ from students.contract.resuming import trained
 from students.objective import build_objective
 from teachers import Teacher
 from teachers.load import load_teacher
+from teachers.soft_labels.card import data_mark
 from teachers.soft_labels.codes import DEPTH, decode, divergence, encode
 from teachers.soft_labels.windows import window
 
@@ -321,3 +323,27 @@ def test_a_row_says_that_the_teacher_was_cached(crops: Path) -> None:
     assert row_label(plain(recipe())) == "kd"
     assert row_label(plain(recipe(crops))) == "kd, cached teacher"
     assert teacher_of(recipe(crops)).source == "a fresh network, cached (3 crops an image)"
+
+
+def test_images_are_known_by_name_and_content_not_by_place(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for folder, colour in (("images", (1, 2, 3)), ("masks", 1)):
+            (tmp_path / "one" / folder).mkdir(parents=True, exist_ok=True)
+            mode = "RGB" if folder == "images" else "L"
+            Image.new(mode, (16, 16), colour).save(tmp_path / "one" / folder / f"{name}.png")
+    tree = plain(recipe())
+
+    def mark(root: Path) -> str:
+        tree["data"] = {"name": "folder", "root": str(root), "classes": ["x", "y"], "portions": {"train": 1}}
+        one = build(tree)
+        return data_mark(one, open_split(one.data, "train"))
+
+    first = mark(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert mark(tmp_path / "two") == first
+    Image.new("RGB", (16, 16), (9, 9, 9)).resize((16, 17)).save(tmp_path / "two" / "images" / "b.png")
+    Image.new("L", (16, 17), 1).save(tmp_path / "two" / "masks" / "b.png")
+    assert mark(tmp_path / "two") != first
+    (tmp_path / "one" / "images" / "b.png").rename(tmp_path / "one" / "images" / "c.png")
+    (tmp_path / "one" / "masks" / "b.png").rename(tmp_path / "one" / "masks" / "c.png")
+    assert mark(tmp_path / "one") != first

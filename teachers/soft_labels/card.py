@@ -16,6 +16,8 @@ from kd.recipe.schema import Recipe
 from teachers.teacher import Teacher
 
 NAME = "cache.json"
+EDGE = 4096
+"""Bytes of an image's file that are looked at, at either end."""
 REMEDY = "Write them anew into another directory: kd cache-teacher RECIPE --to DIR"
 
 
@@ -66,11 +68,20 @@ def teacher_mark(teacher: Teacher) -> str:
 
 
 def data_mark(recipe: Recipe, data: Dataset) -> str:
-    """16 hex digits that change with the data set's configuration, the images' names, or the size of a file."""
+    """16 hex digits that change with the data set's configuration, the images' names, and what their files hold."""
     config = recipe.data.model_dump(mode="json", exclude={"root", "store"})
     files = (data.files(number).image for number in range(len(data)))
-    lines = (f"{data.identity(number)} {file.stat().st_size if file else ''}" for number, file in enumerate(files))
+    lines = (f"{data.identity(number)} {_glance(file) if file else ''}" for number, file in enumerate(files))
     return _digest([json.dumps(config, sort_keys=True), *lines])
+
+
+def _glance(file: Path) -> str:
+    """Of a file's size, beginning and end: where an image was changed, its checksums there have too (PNG), or its size."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        begins = content.read(EDGE)
+        content.seek(max(0, size - EDGE))
+        return _digest([str(size), begins.hex(), content.read().hex()])
 
 
 def augmentation_of(recipe: Recipe) -> dict[str, Any]:
