@@ -106,7 +106,7 @@ def cached(setting: Setting, teacher: Teacher, folder: Path) -> Teacher:
         Batch(batch.image[row : row + 1], batch.target[row : row + 1], (name,), batch.geometry[:1])
         for row, name in enumerate(batch.ids)
     )
-    for _ in write(folder, one_by_one, teacher, card.aux):
+    for _ in write(folder, card, one_by_one, teacher):
         pass
     return CachedTeacher(teacher, folder)
 

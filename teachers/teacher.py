@@ -19,9 +19,10 @@ from teachers.steps import Asked, quickened
 class Teacher(nn.Module, ABC):
     """Base of the teachers: callable, a batch or its images to ``Outputs``; never trained, never in train mode.
 
-    ``mark`` identifies weights that come from a file, so that a replaced teacher is noticed. ``sizes`` says what the outputs
-    look like; ``classes`` what the channels mean, which is the data set's order. A subclass loads its network, passes its own
-    classes on, and implements :meth:`answer` in its own order.
+    ``mark`` identifies weights that come from a file, so that a replaced teacher is noticed; ``cached`` says how its soft
+    labels were kept, where they were. ``sizes`` says what the outputs look like; ``classes`` what the channels mean, which is
+    the data set's order. A subclass loads its network, passes its own classes on, and implements :meth:`answer` in its own
+    order.
 
     Raises:
         ConfigError: the classes are not those of the data set.
@@ -46,6 +47,7 @@ class Teacher(nn.Module, ABC):
         self.config, self.classes, self.sizes, self.source = config, classes, sizes, source
         self.reorders = own != classes
         self.mark: str | None = None
+        self.cached: str | None = None
         self.register_buffer("order", torch.tensor(class_order(own, classes, source)), persistent=False)
 
     @abstractmethod

@@ -17,7 +17,6 @@ from kd.config import ConfigError, InputError
 from kd.data.build import open_split
 from kd.data.loader import training_batches
 from kd.recipe.schema import Recipe, build, fingerprint, plain
-from kd.results.names import row_label
 from kd.seeds import seed_everything
 from kd.types import Batch, Geometry, resample
 from students.contract.resuming import trained
@@ -265,6 +264,8 @@ def test_an_empty_directory_and_a_damaged_file_are_told(crops: Path, tmp_path: P
     for file in (tmp_path / "cache").glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:40])
     one = recipe(tmp_path / "cache")
+    with pytest.raises(ConfigError, match="not complete, 6 of 6 images are missing or damaged"):
+        check(one)
     with pytest.raises(InputError, match=r"cannot be read.*delete it"):
         teacher_of(one)(batches(one, 1)[0])
     (tmp_path / "cache" / "cache.json").write_text('{"version": 9}')
@@ -319,10 +320,9 @@ def test_a_cache_is_known_by_its_content_and_none_is_as_before(crops: Path, tmp_
     assert fingerprint(build(tree)) == fingerprint(recipe(views=0))
 
 
-def test_a_row_says_that_the_teacher_was_cached(crops: Path) -> None:
-    assert row_label(plain(recipe())) == "kd"
-    assert row_label(plain(recipe(crops))) == "kd, cached teacher"
+def test_a_teacher_says_that_it_was_cached(crops: Path) -> None:
     assert teacher_of(recipe(crops)).source == "a fresh network, cached (3 crops an image)"
+    assert teacher_of(recipe(crops)).cached == "3 crops an image"
 
 
 def test_images_are_known_by_name_and_content_not_by_place(tmp_path: Path) -> None:
@@ -347,3 +347,60 @@ def test_images_are_known_by_name_and_content_not_by_place(tmp_path: Path) -> No
     (tmp_path / "one" / "images" / "b.png").rename(tmp_path / "one" / "images" / "c.png")
     (tmp_path / "one" / "masks" / "b.png").rename(tmp_path / "one" / "masks" / "c.png")
     assert mark(tmp_path / "one") != first
+
+
+def spoilt(cache: Path, images: Path, how: str) -> None:
+    """Damage that leaves a file whole: flipped bits, another image's file, that of another kind of cache."""
+    for file in cache.glob("*.safetensors"):
+        content = bytearray(file.read_bytes())
+        if how == "bit":
+            for place in range(len(content) // 2, len(content), 8):
+                content[place] ^= 1
+            file.write_bytes(content)
+        elif how == "kind":
+            shutil.copy(images / file.name, file)
+    if how == "swapped":
+        files = sorted(cache.glob("*.safetensors"))
+        contents = [file.read_bytes() for file in files]
+        for file, content in zip(files, contents[1:] + contents[:1], strict=True):
+            file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["bit", "swapped", "kind"])
+def test_soft_labels_of_something_else_are_noticed(crops: Path, images: Path, tmp_path: Path, how: str) -> None:
+    shutil.copytree(crops, tmp_path / "cache")
+    spoilt(tmp_path / "cache", images, how)
+    one = recipe(tmp_path / "cache")
+    with pytest.raises(InputError, match=r"safetensors: .*(damaged|cannot be read).*delete it and run the kd cache-teacher"):
+        teacher_of(one)(batches(one, 1)[0])
+
+
+def test_what_was_cut_off_is_written_anew(crops: Path, tmp_path: Path) -> None:
+    shutil.copytree(crops.parent, tmp_path / "copy")
+    files = sorted((tmp_path / "copy" / "cache").glob("*.safetensors"))
+    before = [file.read_bytes() for file in files]
+    files[0].write_bytes(b"")
+    files[1].write_bytes(before[1][:900])
+    written(tmp_path / "copy")
+    assert [file.read_bytes() for file in files] == before
+    assert all(file.stat().st_mode & 0o044 for file in files)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--views", "0", "--to", "x"], "--views: is 0"),
+        (["--to", "recipe.yaml"], "is a file; name a directory"),
+        (["--to", "."], "holds something else"),
+        (
+            ["teacher=null", "method=null", "loss={ce: {name: cross_entropy}}", "weights={ce: 1, kl: null}", "--to", "x"],
+            "has no teacher",
+        ),
+    ],
+)
+def test_wrong_words_are_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(json.dumps(plain(recipe())))
+    done = call("cache-teacher", "recipe.yaml", *words, folder=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -46,17 +46,20 @@ def run(options: argparse.Namespace) -> None:
     from kd.seeds import seed_everything
     from teachers.load import load_teacher
 
-    views = [] if options.views is None else [f"augmentation.views={options.views}"]
-    recipe, _ = load(options.recipe, [*options.words, *views, "teacher.cache=null"], default="kd")
-    if not options.whole and recipe.augmentation.views == 0:
-        recipe, _ = load(options.recipe, [*options.words, "augmentation.views=16", "teacher.cache=null"], default="kd")
-    if recipe.teacher is None:
+    if options.views is not None and options.views < 1:
+        raise InputError(f"--views: is {options.views}; an image has one crop or more")
+    recipe, _ = load(options.recipe, options.words, default="kd")
+    if (asked := recipe.teacher) is None:
         raise InputError(f"{options.recipe}: has no teacher to ask; name a recipe of a pair, such as camvid/r18")
+    asked = asked.model_copy(update={"cache": None})
+    views = options.views or recipe.augmentation.views or 16
+    if not options.whole:
+        recipe = recipe.model_copy(update={"augmentation": recipe.augmentation.model_copy(update={"views": views})})
     device = distributed.local_device(recipe.run.device)
     with distributed.world(device):
         data = open_split(recipe.data, "train")
         seed_everything(recipe.seed, "teacher")
-        teacher = load_teacher(recipe.teacher, data.classes, device)
+        teacher = load_teacher(asked, data.classes, device)
         stands_in = getattr(recipe.method, "name", "") == "kd" and not sorted_words(options.words)[0]
         report(keep(recipe, data, teacher, options.to, options.whole, stands_in, device), options, recipe)
 
@@ -67,11 +70,12 @@ def keep(recipe: Any, data: Any, teacher: Any, folder: Path, whole: bool, for_an
     from kd.data.loader import numbered_batches
     from students.precision import precision
     from students.progress import bar, say
+    from teachers.soft_labels.files import names, quality
     from teachers.soft_labels.plan import begin, check_room
-    from teachers.soft_labels.writing import quality, write
+    from teachers.soft_labels.writing import write
 
     card = begin(recipe, data, teacher, folder, whole, for_any)
-    there = {file.stem for file in folder.glob("*.safetensors")}
+    there = names(folder)
     todo = [number for number in range(len(data)) if data.identity(number) not in there]
     if todo:
         size = data.read(todo[0])[1].shape if whole else recipe.augmentation.crop
@@ -82,7 +86,7 @@ def keep(recipe: Any, data: Any, teacher: Any, folder: Path, whole: bool, for_an
     crops = None if whole else recipe.augmentation
     loader = numbered_batches(data, mine, crops, recipe.schedule.batch, recipe.run.workers)
     progress: Any = bar(len(mine), "asking the teacher")
-    for _ in write(folder, (batch.to(device) for batch in loader), ask, card.aux):
+    for _ in write(folder, card, (batch.to(device) for batch in loader), ask):
         progress.update()
     progress.close()
     distributed.barrier()

@@ -82,8 +82,7 @@ def pair_label(recipe: Mapping[str, Any]) -> str:
 def row_label(recipe: Mapping[str, Any]) -> str:
     """The method, a stack as ``kd+cwd``; without one the terms of the loss on the main head: ``ce``, ``ce+jaccard``.
 
-    ``, smoothed labels`` follows where the recipe softens the labels of its loss, ``, cached teacher`` where soft labels were
-    read from a cache.
+    ``, smoothed labels`` follows where the recipe softens the labels of its loss.
     """
     if method := recipe.get("method"):
         members = method["members"] if method["name"] == "several" else [method]
@@ -91,8 +90,7 @@ def row_label(recipe: Mapping[str, Any]) -> str:
     else:
         terms = recipe.get("loss") or {}
         label = "+".join(name for name, term in terms.items() if term.get("field") != "aux_logits") or "+".join(terms)
-    cached = ", cached teacher" if (recipe.get("teacher") or {}).get("cache") else ""
-    return f"{label}, smoothed labels{cached}" if recipe.get("labels") else f"{label}{cached}"
+    return f"{label}, smoothed labels" if recipe.get("labels") else label
 
 
 def rank(recipe: Mapping[str, Any]) -> tuple[int, int]:

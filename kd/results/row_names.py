@@ -36,7 +36,7 @@ def named_rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[
     own = [axis for axis in _varying([words for _, words in rows]) if "." not in axis]
     names: dict[str, list[tuple[list[Run], Words]]] = {}
     for runs, words in rows:
-        names.setdefault(_name(runs, words, own), []).append((runs, words))
+        names.setdefault(_name(runs, words, own) + _cached(runs[0]), []).append((runs, words))
     found: dict[str, list[Run]] = {}
     for name, alike in names.items():
         for told, (runs, _) in zip(_told(alike, allow), alike, strict=True):
@@ -55,7 +55,15 @@ def _identity(run: Run, allow: tuple[str, ...]) -> str:
         rest = {key: _run_named_by(value) for key, value in leaves.items() if key not in free}
         told = rest == leaves  # else the part's fingerprint says where something lies, or counts what is allowed to differ
         marks.append(run.parts[part] if told else json.dumps(rest, sort_keys=True, default=str))
-    return " ".join(marks)
+    return " ".join(marks) + _cached(run)
+
+
+def _cached(run: Run) -> str:
+    """How soft labels were read, where the teacher was not asked in training."""
+    if not (run.recipe.get("teacher") or {}).get("cache"):
+        return ""
+    how = (run.teacher or {}).get("cached")
+    return f", cached teacher ({how})" if how else ", cached teacher"
 
 
 def _run_named_by(value: Any) -> Any:

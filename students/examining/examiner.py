@@ -96,7 +96,8 @@ class Examiner:
         if not path.exists():
             scores = self.examine(resting(teacher).look, self.config.select).scores(self.classes)
             if distributed.is_main():
-                write_json(path, {"source": teacher.source, "mark": teacher.mark, "split": self.config.select, **scores})
+                facts = {"source": teacher.source, "mark": teacher.mark, "cached": teacher.cached, "split": self.config.select}
+                write_json(path, {**facts, **scores})
             distributed.barrier()
         scores = read_json(path)
         if scores.get("mark") != teacher.mark:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kd.config import ConfigError, InputError
+from kd.config import ConfigError
 from kd.data.dataset import Dataset
 from kd.recipe.schema import Recipe
 from kd.types import Batch, Geometry, Outputs
 from teachers.soft_labels.card import REMEDY, augmentation_of, data_mark, read_card, teacher_mark
 from teachers.soft_labels.codes import decode
+from teachers.soft_labels.files import FIELDS, names, read
 from teachers.soft_labels.windows import window
 from teachers.steps import Asked
 from teachers.teacher import Teacher
@@ -35,7 +35,7 @@ class CachedTeacher(Teacher):
         card = read_card(folder)
         sizes = replace(inner.sizes, embedding=0, pyramid=(), pyramid_strides=(), aux=card.aux, stride=card.stride)
         super().__init__(inner.config, inner.classes, inner.classes, sizes, f"{inner.source}, cached ({card.words})")
-        self.mark, self.inner, self.folder, self.card = inner.mark, inner, folder, card
+        self.mark, self.cached, self.inner, self.folder, self.card = inner.mark, card.words, inner, folder, card
         if card.teacher != teacher_mark(inner):
             raise ConfigError(
                 f"teacher.cache: {folder} holds the soft labels of another teacher than {inner.source}, or of other weights of "
@@ -76,11 +76,11 @@ class CachedTeacher(Teacher):
                 f"teacher.cache: {self.folder} was written for other images than those of this data set's train split (names, "
                 f"files and configuration are compared). {REMEDY}"
             )
-        names = {data.identity(number) for number in range(len(data))}
-        if missing := names - {file.stem for file in self.folder.glob("*.safetensors")}:
+        wanted = {data.identity(number) for number in range(len(data))}
+        if missing := wanted - names(self.folder):
             raise ConfigError(
-                f"teacher.cache: {self.folder} is not complete, {len(missing)} of {len(names)} images are missing, e.g. "
-                f"{min(missing)}. Run the kd cache-teacher again that wrote it: it goes on where it stopped"
+                f"teacher.cache: {self.folder} is not complete, {len(missing)} of {len(wanted)} images are missing or damaged, "
+                f"e.g. {min(missing)}. Run the kd cache-teacher again that wrote it: it goes on where it stopped"
             )
 
     @torch.no_grad()
@@ -101,14 +101,10 @@ class CachedTeacher(Teacher):
 
     def _read(self, name: str, geometry: Geometry, crop: tuple[int, int]) -> dict[str, Tensor]:
         """Codes of a fixed crop, or the logits of any crop out of the image's, by field."""
-        path, fields = self.folder / f"{name}.safetensors", ("logits", *(["aux_logits"] if self.card.aux else []))
-        try:
-            with safe_open(path, "pt") as file:
-                if self.card.kind == "crops":
-                    return {field: file.get_slice(field)[geometry.view] for field in fields}
-                image: Any = tuple(file.get_tensor("size")[0].tolist())
-                whole = {field: file.get_slice(field)[0] for field in fields}
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); delete it and run kd cache-teacher again") from None
+        kind, fields = self.card.kind, FIELDS if self.card.aux else FIELDS[:1]
+        view = geometry.view if kind == "crops" else 0
+        codes, image = read(self.folder, name, kind, view, fields)
+        if kind == "crops":
+            return codes
         cells: Any = tuple(-(-side // self.sizes.stride) for side in crop)
-        return {field: window(codes, image, geometry, crop, cells, self.card.align_corners) for field, codes in whole.items()}
+        return {field: window(maps, image, geometry, crop, cells, self.card.align_corners) for field, maps in codes.items()}

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from kd.config import Config, ConfigError
 from kd.content import Contents
 from kd.data.dataset import Dataset
-from kd.files import read_json
 from kd.networks.weight_files import weights_mark
 from kd.recipe.schema import Recipe
 from teachers.teacher import Teacher
@@ -55,10 +54,9 @@ def read_card(folder: Path) -> Card:
     if not file.is_file():
         raise ConfigError(f"teacher.cache: {folder} holds no soft labels. Write them: kd cache-teacher RECIPE --to {folder}")
     try:
-        return Card.model_validate(read_json(file))
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"teacher.cache: {file} cannot be read ({reason}). {REMEDY}") from None
+        return Card.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError:
+        raise ConfigError(f"teacher.cache: {file} cannot be read as what kd cache-teacher writes. {REMEDY}") from None
 
 
 def teacher_mark(teacher: Teacher) -> str:

@@ -26,8 +26,9 @@ def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: 
 
     Raises:
         ConfigError: the method reads more than logits, or the directory holds other soft labels.
-        InputError: the disk has not enough room.
+        InputError: the directory is none, or holds something else.
     """
+    _check_place(folder)
     card = Card(
         kind="images" if whole else "crops",
         views=1 if whole else recipe.augmentation.views,
@@ -46,6 +47,13 @@ def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: 
     return card
 
 
+def _check_place(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--to {folder}: is a file; name a directory")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / NAME).exists():
+        raise InputError(f"--to {folder}: holds something else than soft labels; name a new or an empty directory")
+
+
 def check_room(card: Card, size: tuple[int, int], images: int, folder: Path) -> float:
     """About how many bytes will be written; ``size`` (H, W) of a crop, or of one of the images.
 
@@ -56,7 +64,7 @@ def check_room(card: Card, size: tuple[int, int], images: int, folder: Path) -> 
     needed = images * card.views * len(card.classes) * cells * (2 if card.aux else 1)
     if needed > (free := shutil.disk_usage(folder).free):
         raise InputError(
-            f"--to {folder}: {images} images need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there. Name a "
+            f"--to {folder}: {images} images need about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free there. Name a "
             "directory on a larger disk, lower --views, or keep whole images: --whole"
         )
     return needed

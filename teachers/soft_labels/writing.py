@@ -2,62 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kd.files import write_whole
-from kd.types import Batch, Outputs
+from kd.types import Batch
+from teachers.soft_labels.card import Card
 from teachers.soft_labels.codes import divergence, encode
+from teachers.soft_labels.files import FIELDS, save
 from teachers.steps import Asked
 
-FIELDS = ("logits", "aux_logits")
 
-
-def write(folder: Path, batches: Iterable[Batch], ask: Asked, aux: bool) -> Iterator[str]:
+def write(folder: Path, card: Card, batches: Iterable[Batch], ask: Asked) -> Iterator[str]:
     """Keep the answers to batches; gives the name of each image when its file is there.
 
     The ``batches``, on the teacher's device, of one image follow each other; none holds crops of two images.
     """
-    fields = FIELDS if aux else FIELDS[:1]
-    parts: list[dict[str, Tensor]] = []
-    name = ""
+    parts: list[tuple[Batch, dict[str, Tensor]]] = []
     for batch in batches:
-        if parts and batch.ids[0] != name:
-            _save(folder, name, parts)
-            yield name
+        if parts and batch.ids[0] != parts[0][0].ids[0]:
+            yield _keep(folder, card, parts)
             parts = []
-        name = batch.ids[0]
-        parts.append(_codes(ask(batch), fields, batch))
+        parts.append((batch, _codes(ask, batch, card.aux)))
     if parts:
-        _save(folder, name, parts)
-        yield name
+        yield _keep(folder, card, parts)
 
 
 @torch.no_grad()
-def _codes(outputs: Outputs, fields: Sequence[str], batch: Batch) -> dict[str, Tensor]:
-    found = {field: encode(getattr(outputs, field)) for field in fields}
-    cost = divergence(outputs.logits, found["logits"])
-    sizes = torch.tensor(batch.image.shape[-2:]).expand(len(batch), 2)
-    return {**{field: codes.cpu() for field, codes in found.items()}, "kl": cost.float().cpu(), "size": sizes}
+def _codes(ask: Asked, batch: Batch, aux: bool) -> dict[str, Tensor]:
+    outputs = ask(batch)
+    found = {field: encode(getattr(outputs, field)) for field in (FIELDS if aux else FIELDS[:1])}
+    return {**{field: codes.cpu() for field, codes in found.items()}, "kl": divergence(outputs.logits, found["logits"]).cpu()}
 
 
-def _save(folder: Path, name: str, parts: Sequence[dict[str, Tensor]]) -> None:
-    tensors = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
-    write_whole(folder / f"{name}.safetensors", partial(save_file, tensors))
-
-
-def quality(folder: Path) -> dict[str, Any]:
-    """Over all images that are there: their number, bytes, and what the bytes have cost: mean and highest KL in nats."""
-    files, costs = sorted(folder.glob("*.safetensors")), []
-    for path in files:
-        with safe_open(path, "pt") as file:
-            costs.append(float(file.get_tensor("kl").mean()))
-    size = sum(path.stat().st_size for path in files)
-    return {"images": len(files), "bytes": size, "kl": sum(costs) / len(costs), "highest_kl": max(costs)}
+def _keep(folder: Path, card: Card, parts: list[tuple[Batch, dict[str, Tensor]]]) -> str:
+    batch, first = parts[0]
+    codes = {key: torch.cat([found[key] for _, found in parts]) for key in first}
+    costs = codes.pop("kl").float()
+    save(folder, batch.ids[0], card.kind, codes, batch.image.shape[-2:], costs)
+    return batch.ids[0]
