@@ -42,6 +42,7 @@ def write_run(
     cost: dict[str, float] | None = None,
     environment: dict[str, Any] | None = None,
     mark: str | None = None,
+    cached: str | None = None,
 ) -> Path:
     """A finished run; ``scores`` are those of its images on the reported split (one number: four equal images)."""
     table = counts([scores] * 4 if isinstance(scores, float | int) else scores)
@@ -51,7 +52,7 @@ def write_run(
     selected, reported = recipe.evaluation.select, recipe.evaluation.report
     last = {split: {"mIoU": miou, "images": len(table)} for split in (selected, reported)}
     mark = mark or fingerprint(recipe, ["teacher"])
-    source = {"source": "there", "mark": mark, "split": selected, "mIoU": teacher}
+    source = {"source": "there", "mark": mark, "split": selected, "mIoU": teacher, "cached": cached}
     result = {
         "status": "finished",
         **identity,

@@ -43,3 +43,20 @@ def test_the_command_prints_and_writes_ratios(tmp_path: Path) -> None:
         "by blocks",
     ]
     assert "takes no preset" in call("benchmark", "losses", "cwd", folder=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--crop", "0", "64"],
+        ["--classes", "1"],
+        ["--batch", "0"],
+        ["--repeats", "0"],
+        ["--json", "nowhere/out.json"],
+        ["--only", "nothing of that"],
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(tmp_path: Path, words: list[str]) -> None:
+    done = call("benchmark", "losses", *words, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {words[0]}")

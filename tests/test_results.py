@@ -243,6 +243,15 @@ def test_teachers_must_agree_among_the_taught(tmp_path: Path) -> None:
         summarise(load(tmp_path), Choices())
 
 
+def test_cached_teachers_make_rows_of_their_own(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for name, how in (("asked", None), ("c16", "16 crops an image"), ("whole", "whole images")):
+            teacher = {"cache": f"caches/{name}" if how else None}
+            write_run(tmp_path / f"{name}{seed}", tiny("kd", seed=seed, teacher=teacher), 50.0, mark="m", cached=how)
+    rows = {row.label: len(row.runs) for row in only(tmp_path).rows}
+    assert rows == {"kd": 2, "kd, cached teacher (16 crops an image)": 2, "kd, cached teacher (whole images)": 2}
+
+
 def test_a_teacher_that_was_trained_anew_in_between(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed), 50.0, mark="m2" if seed == 2 else "m1")

@@ -208,6 +208,16 @@ def test_a_damaged_sample_is_named(root: Path, tmp_path: Path) -> None:
             data.read(1)
 
 
+def test_a_sample_that_was_cut_off_is_written_anew(root: Path, tmp_path: Path) -> None:
+    store(config(root), tmp_path / "store")
+    files = sorted((tmp_path / "store" / "train").iterdir())
+    before = [file.read_bytes() for file in files]
+    files[0].write_bytes(before[0][:100])
+    files[1].write_bytes(b"")
+    store(config(root), tmp_path / "store")
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_a_broken_picture_is_named_by_the_command(root: Path, tmp_path: Path) -> None:
     words = [
         "folder/r18",

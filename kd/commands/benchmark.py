@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,10 +59,24 @@ def run(options: argparse.Namespace) -> None:
     if options.one:
         print(json.dumps(_benchmark_presets.measured(options, options.presets[0])))
         return
+    _check(options)
     text, rows = _benchmark_presets.table(options) if options.what == "presets" else group(options)
     print(f"{text}\n\n{_where(options)}")
     if options.json:
         options.json.write_text(json.dumps({"shape": _where(options), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be measured or kept, before anything is."""
+    from kd.config import InputError
+
+    least = {"--crop": (min(options.crop), 16), "--batch": (options.batch, 1), "--classes": (options.classes, 2)}
+    least |= {"--widths": (min(options.widths), 1), "--repeats": (options.repeats, 1)}
+    for word, (value, limit) in least.items():
+        if value < limit:
+            raise InputError(f"{word}: is {value}; it must be {limit} or more")
+    if options.json and not (options.json.absolute().parent.is_dir() and os.access(options.json.absolute().parent, os.W_OK)):
+        raise InputError(f"--json {options.json}: cannot be written; name a file in a folder that is there")
 
 
 def _where(options: argparse.Namespace) -> str:

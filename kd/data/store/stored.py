@@ -75,6 +75,16 @@ def write_sample(path: Path, image: Tensor, labels: Tensor) -> None:
         file.write(labels.contiguous().numpy().data)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a sample is there, and as long as its header says."""
+    try:
+        with path.open("rb") as file:
+            magic, height, width = HEADER.unpack(file.read(HEADER.size))
+        return magic == MAGIC and path.stat().st_size == HEADER.size + 4 * height * width
+    except (OSError, struct.error):
+        return False
+
+
 def from_store(data: Dataset, config: Any, split: str) -> Dataset:
     """The split as ``config.store`` has it; ``data`` itself where the store has no such split.
 

@@ -19,7 +19,7 @@ from kd.data.dataset import Dataset
 from kd.data.headers import opened
 from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, description, differences, sample_file
-from kd.data.store.stored import HEADER, write_sample
+from kd.data.store.stored import HEADER, is_whole, write_sample
 from kd.files import write_json, write_whole
 from kd.lookup import lookup
 
@@ -61,7 +61,7 @@ def store(
     for split in splits or lookup("kd.data", config.name, "Dataset").offers(config):
         data = open_split(config, split)
         wanted = [Job(data, index, sample_file(folder, split, data, index)) for index in range(len(data))]
-        todo = [job for job in wanted if not job.path.exists()]
+        todo = [job for job in wanted if not is_whole(job.path)]
         report.append(f"{split}: {len(wanted)} samples, {len(wanted) - len(todo)} of them stored before")
         jobs += todo
         if not dry:
