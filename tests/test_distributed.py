@@ -129,7 +129,8 @@ def test_a_whole_step_on_two_processes(tmp_path: Path) -> None:
     moved = max(float((mine[key] - start[key]).abs().max()) for key in mine if mine[key].ndim > 1)
     assert moved > 0.01
     for key, value in mine.items():
-        assert (value.double() - theirs[key].double()).abs().max() <= 1e-5 * moved, key
+        scale = float(value.abs().max()) if "running" in key else moved  # statistics follow from the images, not from the step
+        assert (value.double() - theirs[key].double()).abs().max() <= 1e-5 * scale, key
     two = json.loads((tmp_path / "two" / "result.json").read_text())
     assert two["last"]["test"]["images"] == one["last"]["test"]["images"] == 3
     assert two["last"]["test"]["mIoU"] == pytest.approx(one["last"]["test"]["mIoU"], abs=0.1)

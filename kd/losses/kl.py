@@ -91,7 +91,7 @@ def _kl_of(student: Tensor, teacher: Tensor, dim: int, temperature: float, keep:
     log_p, log_q = student.log_softmax(dim), teacher.log_softmax(dim)
     q = log_q.exp()
     apart = log_q.sub_(log_p).mul_(q)
-    total = (apart if keep is None else apart.where(keep, 0)).sum(dtype=torch.float64)
+    total = (apart if keep is None else apart.where(keep, 0)).sum(dim).sum(dtype=torch.float64)
     if out is not None:
         torch.sub(log_p.exp_(), q, out=out)
         if keep is not None or temperature != 1:
