@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from test_run import LONGER, until_step, write_recipe
 from tiny import STUDENT, execute, merged, tiny
 
 from kd.config import ConfigError, InputError
+from kd.losses.mixture import weighted_sum
 from kd.losses.overlap import JaccardMetricLoss
 from students import checkpoint
 from students.nonfinite import NonFiniteLossError
@@ -57,6 +59,33 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path
     assert state["step"] == 3
     assert all(value.isfinite().all() for value in state["objective"].values())
     assert "nan" in json.loads((tmp_path / "diagnosis.json").read_text())["gradient_norms"].values()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_infinite_loss_with_a_finite_gradient_moves_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    original, calls, before = weighted_sum, count(), dict[str, Any]()
+
+    def breaks(*arguments: Any) -> torch.Tensor:
+        worth = float("inf") if next(calls) == 3 * accumulate else 0.0  # of the first part of step 3
+        return original(*arguments) + worth
+
+    refused = Trainer._refuse
+
+    def looks(self: Trainer, part: Any) -> None:
+        before.update({name: value.clone() for name, value in self.objective.student.named_parameters()})
+        refused(self, part)
+
+    monkeypatch.setattr("students.trainer.weighted_sum", breaks)
+    monkeypatch.setattr(Trainer, "_refuse", looks)
+    with pytest.raises(NonFiniteLossError, match=r"step 3: .*no step was taken"):
+        execute(tiny(run={"checkpoint_every": 1}, schedule={"accumulate": accumulate, "batch": 4}), tmp_path)
+    state = checkpoint.load(tmp_path, torch.device("cpu"))
+    assert state is not None
+    assert state["step"] == 3
+    for name, value in before.items():
+        assert torch.equal(value, state["objective"][f"student.{name}"])
 
 
 @pytest.mark.parametrize(
