@@ -16,6 +16,8 @@ POINT = re.compile(r".+-(?P<run>[0-9a-f]{12}-s\d+)")
 """The name of a sweep's directory: it tells fingerprint and seed, before the run has begun and wherever it lies."""
 HELD = ("*.safetensors", "*.bin", "student.yaml", "best.yaml", "config.json", "cache.json")
 """What a directory of weights is known by: the weights and their cards."""
+PLACES = ("root", "store")
+"""Keys of a data set that say where its files lie; they change no number."""
 BLOCK = 1 << 20
 
 

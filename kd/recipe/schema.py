@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from kd.config import Config, validate
-from kd.content import Contents
+from kd.content import PLACES, Contents
 from kd.data.augment import Augmentation
 from kd.lookup import lookup, named
 from kd.losses.label_smoothing import LabelSmoothing
@@ -216,8 +216,7 @@ def fingerprint(
     tree = recipe.model_dump(mode="json", context=None if spelled else Contents(remembered))
     values = {part: tree[part] for part in parts}
     if "data" in values:
-        for where in ("root", "store"):  # where the files lie changes no number
-            values["data"].pop(where, None)
+        values["data"] = {key: value for key, value in values["data"].items() if key not in PLACES}
     return hashlib.sha256(json.dumps(known_before(values), sort_keys=True).encode()).hexdigest()[:12]
 
 

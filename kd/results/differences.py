@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kd.content import PLACES
 from kd.recipe.later import came_later
+
+ELSEWHERE = tuple(f"data.{key}" for key in PLACES)
 
 
 def flat(values: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Leaves by dotted key; where the data lies (``data.root``, ``data.store``) is none: it changes no number."""
+    """Leaves by dotted key; where the data lies is none: it changes no number."""
     if isinstance(values, Mapping) and values:
         for key, value in values.items():
             yield from flat(value, f"{path}.{key}")
-    elif path not in ("data.root", "data.store"):
+    elif path not in ELSEWHERE:
         yield path, values
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -86,10 +85,7 @@ def _align_corners(teacher: Teacher) -> bool:
 
 def _check_same(new: Card, old: Card, folder: Path) -> None:
     mine, there = (card.model_dump() for card in (new, old))
-    keys: list[str] = [key for key in mine if mine[key] != there[key]]
-    if keys:
-        shown: dict[str, Any] = {key: (there[key], mine[key]) for key in keys if key not in ("augmentation", "classes")}
-        told = "; ".join(f"{key}: {before} there, {after} asked" for key, (before, after) in shown.items())
-        raise ConfigError(
-            f"--to {folder}: holds other soft labels ({told or ', '.join(keys)}); name another directory, or delete it"
-        )
+    if keys := [key for key in mine if mine[key] != there[key]]:
+        long = ("augmentation", "classes")
+        told = "; ".join(key if key in long else f"{key}: {there[key]} there, {mine[key]} asked" for key in keys)
+        raise ConfigError(f"--to {folder}: holds other soft labels ({told}); name another directory, or delete it")

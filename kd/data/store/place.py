@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError
+from kd.content import PLACES
 from kd.data.dataset import Dataset
 from kd.files import read_json
 
 NOTE = "store.json"
 VERSION = 1
 """Of what is written; another one when data sets are read otherwise than before."""
-ELSEWHERE = ("root", "store")
-"""Keys that change no pixel."""
 
 
 def description(config: Any) -> dict[str, Any]:
     """What decides, beside the files themselves, which pixels and labels a data set holds."""
     values = config.model_dump(mode="json")
-    return {"version": VERSION, **{key: value for key, value in values.items() if key not in ELSEWHERE}}
+    return {"version": VERSION, **{key: value for key, value in values.items() if key not in PLACES}}
 
 
 def differences(folder: Path, config: Any) -> str:
