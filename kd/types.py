@@ -57,19 +57,20 @@ def resample(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def check_image(image: Tensor) -> None:
-    """Refuse what is no batch of RGB images as networks and teachers take them.
+def check_image(image: Tensor, channels: int | None = 3) -> None:
+    """Refuse what is no batch of images of so many channels (None: of any) as networks and teachers take them; 3 are RGB.
 
     Raises:
         TypeError: it is no tensor.
         ValueError: it is not ``B 3 H W``, or floats lie outside [0, 1].
     """
     if not isinstance(image, Tensor):
-        raise TypeError(f"image is a {type(image).__name__}; it must be a tensor B 3 H W, of a Batch its image")
-    if image.ndim != 4 or image.shape[1] != 3:
+        raise TypeError(f"image is a {type(image).__name__}; it must be a tensor B {channels or 'C'} H W, of a Batch its image")
+    if image.ndim != 4 or channels not in (None, image.shape[1]):
+        wanted, more = (", RGB", "; for one channel repeat it, image.expand(-1, 3, -1, -1)") if channels == 3 else ("", "")
         raise ValueError(
-            f"image is {tuple(image.shape)}; it must be B 3 H W, RGB, channels first. For one image add the batch's axis, "
-            "image[None]; for one channel repeat it, image.expand(-1, 3, -1, -1)"
+            f"image is {tuple(image.shape)}; it must be B {channels or 'C'} H W{wanted}, channels first. For one image add the "
+            f"batch's axis, image[None]{more}"
         )
     if image.is_floating_point() and not torch.compiler.is_compiling():
         low, high = (float(value) for value in image.detach().aminmax())
@@ -146,7 +147,7 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """``image`` uint8 ``B 3 H W`` RGB; ``target`` int64 ``B H W``, 255 = ignore; ``ids`` the samples' names."""
+    """``image`` uint8 ``B 3 H W`` RGB (or other channels, or floats in [0, 1]); ``target`` int64 ``B H W``, 255 = ignore; ``ids`` the samples' names."""
 
     image: Tensor
     target: Tensor

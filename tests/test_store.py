@@ -150,7 +150,7 @@ def test_a_store_that_the_code_no_longer_agrees_with_is_refused(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(config(root), tmp_path / "store")
-    monkeypatch.setattr("kd.data.folder.read_image", lambda path: 255 - read_image(path))
+    monkeypatch.setattr("kd.data.band_files.read_image", lambda path: 255 - read_image(path))
     with pytest.raises(ConfigError, match=r"is stale: . is read otherwise today"):
         open_split(config(root, store=str(tmp_path / "store")), "train")
 

@@ -6,6 +6,7 @@ scale in steps of 0.1 and padding at the bottom right; both resize as OpenCV doe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from kd.config import Config
 from kd.data.antialiased_resize import antialiased_window
 from kd.data.lazy_torchvision import functional
 from kd.data.opencv_resize import opencv_window
-from kd.types import IGNORE, Geometry
+from kd.types import IGNORE, Geometry, grey_levels
 
 
 class Augmentation(Config):
@@ -25,8 +26,9 @@ class Augmentation(Config):
     ``crop`` (height, width) pixels; ``scale`` the range of the random factor, ``scale_step`` its grid (0: continuous);
     ``resize``: ``antialiased`` shrinks without aliasing, labels by the nearest pixel's centre; ``opencv`` is what published
     code does, see :mod:`kd.data.opencv_resize`; ``pad`` where small images grow: ``centre`` (half on each side, an odd pixel
-    below or right; JDTLosses) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding; ``flip`` probability;
-    ``photometric`` strength of brightness, contrast and saturation jitter (0: none). ``views``: so many fixed crops an image,
+    below or right; JDTLosses) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding (where images have
+    other channels as many values of 0 to 255, else each channel's mean of the image); ``flip`` probability; ``photometric``
+    strength of brightness, contrast and saturation jitter (0: none; no saturation where images are not RGB). ``views``: so many fixed crops an image,
     the same for every seed of the run, so that a teacher need see each but once (``kd cache-teacher``); 0: ever new ones.
     """
 
@@ -35,7 +37,7 @@ class Augmentation(Config):
     scale_step: float = Field(0.0, ge=0)
     resize: Literal["antialiased", "opencv"] = "antialiased"
     pad: Literal["centre", "corner"] = "centre"
-    fill: tuple[int, int, int] = (124, 116, 104)
+    fill: tuple[int, ...] = Field((124, 116, 104), min_length=1)
     flip: float = Field(0.5, ge=0, le=1)
     photometric: float = Field(0.0, ge=0, lt=1)
     views: int = Field(0, ge=0)
@@ -81,7 +83,7 @@ def _uniform(generator: torch.Generator) -> float:
 
 
 def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentation) -> tuple[Tensor, Tensor]:
-    """Apply a geometry: image uint8 ``3 H W`` and labels uint8 ``H W`` to the crop size. Padding is ``fill`` and ignored."""
+    """Apply a geometry: image ``C H W`` and labels uint8 ``H W`` to the crop size. Padding is ``fill`` and ignored."""
     starts, sizes = (geometry.top, geometry.left), (geometry.height, geometry.width)
     rows, columns = (
         range(max(start, 0), min(start + length, size)) for start, length, size in zip(starts, config.crop, sizes, strict=True)
@@ -91,29 +93,52 @@ def replay(geometry: Geometry, image: Tensor, labels: Tensor, config: Augmentati
         columns, left = columns[::-1], config.crop[1] - len(columns) - left
     cut = opencv_window if config.resize == "opencv" else antialiased_window
     image, labels = cut(image, labels, geometry, rows, columns)
-    return _padded(image, (top, left), config.crop, config.fill), _padded(labels, (top, left), config.crop, (IGNORE,))[0]
+    fill = config.fill if len(config.fill) == len(image) else own_means(image)
+    return _padded(image, (top, left), config.crop, fill), _padded(labels, (top, left), config.crop, (IGNORE,))[0]
 
 
-def _padded(values: Tensor, corner: tuple[int, int], size: tuple[int, int], fill: tuple[int, ...]) -> Tensor:
-    """``C H W`` at a corner (top, left) of a larger field of one colour."""
+def own_means(image: Tensor) -> tuple[float, ...]:
+    """Of each channel, in grey levels of 0 to 255: what an image of whatever channels is padded with."""
+    return tuple(grey_levels(image).mean((1, 2)).tolist())
+
+
+def _padded(values: Tensor, corner: tuple[int, int], size: tuple[int, int], fill: Sequence[float]) -> Tensor:
+    """``C H W`` at a corner (top, left) of a larger field of one colour, in grey levels."""
     if tuple(values.shape[1:]) == size:
         return values
-    field = torch.tensor(fill, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    colour = torch.tensor(fill).round().to(torch.uint8) if values.dtype == torch.uint8 else torch.tensor(fill) / 255
+    field = colour[:, None, None].repeat(1, *size)
     (top, left), (height, width) = corner, values.shape[1:]
     field[:, top : top + height, left : left + width] = values
     return field
 
 
 def recolour(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast and saturation, each by a factor uniform in [1 - strength, 1 + strength]."""
+    """Brightness, contrast and saturation, each by a factor uniform in [1 - strength, 1 + strength]; the first two alone of
+    images that are not RGB, contrast of each channel by itself."""
     tf = functional()
-    for adjust in (tf.adjust_brightness, tf.adjust_contrast, tf.adjust_saturation):
+    rgb = (tf.adjust_brightness, tf.adjust_contrast, tf.adjust_saturation)
+    for adjust in rgb if len(image) == 3 else (_brightness, _contrast):
         image = adjust(image, 1 + strength * (2 * _uniform(generator) - 1))
     return image
 
 
+def _brightness(image: Tensor, factor: float) -> Tensor:
+    return _bounded(image * factor, image)
+
+
+def _contrast(image: Tensor, factor: float) -> Tensor:
+    mean = image.float().mean((1, 2), keepdim=True)
+    return _bounded(mean + (image - mean) * factor, image)
+
+
+def _bounded(values: Tensor, image: Tensor) -> Tensor:
+    whole = image.dtype == torch.uint8
+    return values.round().clamp(0, 255).to(torch.uint8) if whole else values.clamp(0, 1)
+
+
 def augment(config: Augmentation, image: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Geometry]:
-    """Image uint8 ``3 H W`` and labels uint8 ``H W`` to one crop of each, and how it was made."""
+    """Image ``C H W`` and labels uint8 ``H W`` to one crop of each, and how it was made."""
     geometry = draw(config, (int(image.shape[1]), int(image.shape[2])), generator)
     image, labels = replay(geometry, image, labels, config)
     if config.photometric > 0:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd.config import InputError, Named
+from kd.data.bands import Bands
 from kd.types import IGNORE
 
 Colour = tuple[int, int, int]
@@ -32,10 +33,11 @@ class LabelError(InputError):
 
 
 class Dataset(ABC):
-    """Pairs of an RGB image and a label map, by number.
+    """Pairs of an image and a label map, by number.
 
     ``classes`` and ``colours`` are parallel; label ``i`` means ``classes[i]``, 255 means ignored. ``splits`` names what
-    can be asked for; :meth:`offers` where that depends on the configuration. Reading must be a pure function of the number.
+    can be asked for; :meth:`offers` where that depends on the configuration. Images have so many ``channels``; 3 are RGB. Reading
+    must be a pure function of the number.
     """
 
     class Config(Named):
@@ -48,6 +50,7 @@ class Dataset(ABC):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     unlabelled: ClassVar[tuple[str, ...]] = ()
     """Further splits, whose labels are secret: to be predicted, never scored."""
+    channels: int = 3
 
     @abstractmethod
     def __init__(self, config: Config, split: str) -> None: ...
@@ -66,7 +69,12 @@ class Dataset(ABC):
 
     @abstractmethod
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 ``3 H W`` and labels uint8 ``H W`` with 255 for ignored pixels."""
+        """Image uint8 ``C H W``, or floats in [0, 1], and labels uint8 ``H W`` with 255 for ignored pixels."""
+
+    @property
+    def bands(self) -> Bands:
+        """What the images' channels are; so many of 8 bits, where a data set says no more."""
+        return Bands(self.channels)
 
     def files(self, index: int) -> Files:  # noqa: ARG002
         """Where a sample comes from, so that ``kd check-data`` can tell what the files are."""

@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor
 
 from kd.config import ConfigError
+from kd.data import band_files
+from kd.data.bands import Bands, as_pairs, check_bands
 from kd.data.dataset import Colour, Dataset, Files, Reading
 from kd.data.folder_layout import Layout
 from kd.data.mask_coding import ByColour, ByThreshold, ByValue, ClassColours, ClassValues, Values, palette
-from kd.data.reading import check_sizes, data_root, read_image, resized
+from kd.data.reading import check_sizes, data_root, resized
 from kd.data.split_names import SPLIT
 from kd.types import IGNORE
 
 Byte = Annotated[int, Field(ge=0, le=255)]
+Range = Annotated[tuple[tuple[float, float], ...], BeforeValidator(as_pairs)]
 
 
 class Folder(Dataset):
@@ -44,6 +47,9 @@ class Folder(Dataset):
         ``lists``: split to list file, which holds an image, or an image and its mask, a line.
         ``portions``: split to its share of the files. ``orphans``: whether images without mask, and masks without image, are
         refused or skipped. ``resize`` (H, W) shrinks what is read.
+        ``channels`` of the images (3: RGB; others: TIFF, grey pictures, ``.npy`` of ``H W C`` or ``C H W``). ``range``: the values
+        that become 0 and 1, ``[low, high]`` or a pair for each channel, where files hold other than 8 bits. ``shown``: the
+        channels that pictures show as red, green and blue, or one as grey.
         """
 
         root: str | None = None
@@ -59,6 +65,9 @@ class Folder(Dataset):
         portions: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
         orphans: Literal["refuse", "skip"] = "refuse"
         resize: tuple[PositiveInt, PositiveInt] | None = None
+        channels: int = Field(3, ge=1)
+        range: Range | None = None
+        shown: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
         @model_validator(mode="before")
         @classmethod
@@ -77,6 +86,7 @@ class Folder(Dataset):
             total = sum(self.portions.values())
             if self.portions and abs(total - 1) > 1e-6:
                 raise ValueError(f"portions add up to {total:g}; they must add up to 1")
+            check_bands(Bands(self.channels, self.range, self.shown))
             if (SPLIT in self.images) != (SPLIT in self.masks):
                 raise ValueError(f"images is '{self.images}' and masks '{self.masks}'; both must hold {SPLIT}, or neither")
             return self
@@ -97,7 +107,13 @@ class Folder(Dataset):
         self.pairs = Layout(config, self.root).pairs(split)
         self.names = _file_names([pair.name for pair in self.pairs])
         self.classes, self.colours = _declared(config)
+        self.channels = config.channels
         self._labels = self._reader()
+
+    @property
+    def bands(self) -> Bands:
+        """What the images' channels are."""
+        return Bands(self.config.channels, self.config.range, self.config.shown)
 
     def _reader(self) -> Callable[[Path], Tensor]:
         config = self.config
@@ -115,9 +131,9 @@ class Folder(Dataset):
         return self.names[index]
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 ``3 H W``, labels uint8 ``H W``."""
+        """Image uint8 ``C H W``, or floats in [0, 1] with ``range``; labels uint8 ``H W``."""
         pair = self.pairs[index]
-        image, labels = read_image(pair.image), self._labels(pair.mask)
+        image, labels = band_files.read(pair.image, self.bands), self._labels(pair.mask)
         check_sizes(image, labels, pair.mask, pair.image)
         return resized(image, labels, self.config.resize)
 

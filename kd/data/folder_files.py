@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from kd.config import ConfigError
+from kd.data.band_files import ARRAYS
 from kd.data.reading import SUFFIXES
 
 
@@ -31,10 +32,10 @@ class Strays(NamedTuple):
 def stem(name: str) -> str:
     """A path without its picture suffix; dots elsewhere stay. Unicode is composed: file systems spell accents differently."""
     head, dot, tail = name.rpartition(".")
-    return unicodedata.normalize("NFC", head if f"{dot}{tail}".lower() in SUFFIXES else name)
+    return unicodedata.normalize("NFC", head if f"{dot}{tail}".lower() in (*SUFFIXES, *ARRAYS) else name)
 
 
-def pictures(folder: Path) -> Iterator[Path]:
+def pictures(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> Iterator[Path]:
     """All pictures below a folder, linked folders included, but no link that leads back up; hidden files and what archives of
     macOS leave behind are none."""
     for base, folders, names in os.walk(folder, followlinks=True):
@@ -42,18 +43,18 @@ def pictures(folder: Path) -> Iterator[Path]:
         inner = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         folders[:] = [name for name in inner if not here.is_relative_to((here / name).resolve())]
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield Path(base) / name
 
 
-def index(folder: Path) -> dict[str, Path]:
+def index(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
     """The pictures below a folder, by their path in it without suffix.
 
     Raises:
         ConfigError: two files have one stem.
     """
     found: dict[str, Path] = {}
-    for path in pictures(folder):
+    for path in pictures(folder, suffixes):
         key = stem(path.relative_to(folder).as_posix())
         if key in found:
             raise ConfigError(
@@ -66,6 +67,7 @@ def index(folder: Path) -> dict[str, Path]:
 
 def indices(images: Path, masks: Path, suffix: str) -> tuple[dict[str, Path], dict[str, Path]]:
     """Images and masks by the image's stem: masks are what ends in ``suffix``. It also tells them apart in a common folder.
+    Where no picture is an image, arrays are.
 
     Raises:
         ConfigError: two files have one stem, or one folder holds both and there is no suffix.
@@ -78,6 +80,7 @@ def indices(images: Path, masks: Path, suffix: str) -> tuple[dict[str, Path], di
                 "data.images and data.masks to two folders"
             )
         photos = {key: path for key, path in photos.items() if not key.endswith(suffix)}
+    photos = photos or index(images, ARRAYS)
     return photos, {key.removesuffix(suffix): path for key, path in labels.items() if key.endswith(suffix)}
 
 
@@ -153,7 +156,8 @@ class ListFile:
             if key in known:
                 return known[key]
         options = (self.folders[kind] / name, self.root / name, self.root / name.lstrip("/"))
-        return next((path for path in options if path.suffix.lower() in SUFFIXES and path.is_file()), None)
+        kinds = SUFFIXES if kind else (*SUFFIXES, *ARRAYS)
+        return next((path for path in options if path.suffix.lower() in kinds and path.is_file()), None)
 
     def _name(self, image: Path) -> str:
         """The path below the folder of images, or below the root, without suffix."""

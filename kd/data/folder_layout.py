@@ -118,7 +118,7 @@ class Layout:
             return f"data.portions: {pairs} images leave none for '{split}'; raise its portion, or add images"
         if lonely:
             return f"{images}: none of {lonely} images has a mask, so '{split}' is empty; check data.masks and data.mask_suffix"
-        return f"{images}: holds no image, so '{split}' is empty; pictures end in {', '.join(SUFFIXES)}. Set data.images"
+        return f"{images}: holds no image, so '{split}' is empty; pictures end in {', '.join(SUFFIXES)} (arrays in .npy). Set data.images"
 
 
 def _ordered(names: list[str]) -> tuple[str, ...]:

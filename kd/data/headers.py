@@ -54,13 +54,22 @@ def _check(path: Path, image: Image.Image) -> None:
             f"{path}: holds {pages} pages or frames, of which one alone would be read; split it into a file for each, e.g. "
             f"'magick {path.name} page-%d.tif'"
         )
+    check_pixels(path, image.height, image.width)
+
+
+def check_pixels(path: Path, height: int, width: int) -> None:
+    """Refuse what is too large to be decoded.
+
+    Raises:
+        BrokenFileError: naming the limit, and how to raise it.
+    """
     given = os.environ.get("KD_MAX_PIXELS", str(MOST_PIXELS))
     if not given.isdecimal():
         raise BrokenFileError(f"KD_MAX_PIXELS: is {given!r} in the environment; it is a number of pixels, e.g. {MOST_PIXELS}")
     most = int(given)
-    if image.width * image.height > most:
+    if width * height > most:
         raise BrokenFileError(
-            f"{path}: has {image.height} x {image.width} pixels, more than the {most} that are decoded; cut it into tiles, or "
+            f"{path}: has {height} x {width} pixels, more than the {most} that are decoded; cut it into tiles, or "
             "set KD_MAX_PIXELS in the environment to more, if the memory suffices"
         )
 

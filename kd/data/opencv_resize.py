@@ -14,7 +14,7 @@ from kd.types import Geometry
 
 
 def opencv_window(image: Tensor, labels: Tensor, geometry: Geometry, rows: range, columns: range) -> tuple[Tensor, Tensor]:
-    """Image uint8 ``3 H W`` and labels uint8 ``H W``, scaled, cut to rows and columns: uint8 ``3 h w`` and ``1 h w``.
+    """Image ``C H W`` and labels uint8 ``H W``, scaled, cut to rows and columns: ``C h w`` of the same type and ``1 h w``.
 
     A range that runs backwards mirrors what is cut.
     """

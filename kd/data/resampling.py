@@ -45,20 +45,22 @@ def triangle(centre: Tensor, width: float, side: int) -> tuple[Tensor, Tensor]:
 
 
 def resample(image: Tensor, down: Axis, across: Axis) -> Tensor:
-    """Image uint8 ``3 H W`` to uint8 ``3 h w``, rounded once. Quickest where the channels of a pixel lie side by side."""
+    """Image ``C H W`` to ``C h w``, uint8 rounded once. Quickest where the channels of a pixel lie side by side."""
+    whole, count = image.dtype == torch.uint8, len(image)
     first, last = int(across.place.min()), int(across.place.max()) + 1
     source = image.permute(1, 2, 0)[:, first:last]
-    columns = (3 * (across.place - first)[:, None] + torch.arange(3)[:, None]).flatten(1)  # channel by channel
-    shares = across.share.repeat(1, 3)
-    result = np.empty((3, down.place.shape[1], across.place.shape[1]), np.uint8)
-    step = max(1, BLOCK // (3 * max(last - first, result.shape[2])))
+    columns = (count * (across.place - first)[:, None] + torch.arange(count)[:, None]).flatten(1)  # channel by channel
+    shares = across.share.repeat(1, count)
+    result = np.empty((count, down.place.shape[1], across.place.shape[1]), np.uint8 if whole else np.float32)
+    step = max(1, BLOCK // (count * max(last - first, result.shape[2])))
     for start in range(0, result.shape[1], step):
         rows, weights = down.place[:, start : start + step], down.share[:, start : start + step, None]
         top, bottom = int(rows.min()), int(rows.max()) + 1
         lines = source[top:bottom].to(torch.float32, memory_format=torch.contiguous_format).flatten(1)
         mixed = _mix(lines, 0, rows - top, weights)
-        part = _mix(mixed, 1, columns, shares).round_()
-        result[:, start : start + step] = part.view(len(part), 3, -1).transpose(0, 1).numpy()  # casts quicker than torch
+        part = _mix(mixed, 1, columns, shares)
+        part = part.round_() if whole else part
+        result[:, start : start + step] = part.view(len(part), count, -1).transpose(0, 1).numpy()  # casts quicker than torch
     return torch.from_numpy(result)
 
 

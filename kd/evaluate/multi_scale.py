@@ -79,9 +79,9 @@ class MultiScale(Predictor):
 
 
 def scaled(image: Tensor, scale: float) -> Tensor:
-    """A uint8 image ``B 3 H W`` with both sides times ``scale``, at least one pixel: bilinear, antialiased where it shrinks."""
+    """Images ``B C H W`` with both sides times ``scale``, at least one pixel: bilinear, antialiased where it shrinks."""
     size = [max(1, round(side * scale)) for side in image.shape[-2:]]
     if size == list(image.shape[-2:]):
         return image
     resized = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+    return resized if image.is_floating_point() else resized.round_().clamp_(0, 255).to(torch.uint8)

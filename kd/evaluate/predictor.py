@@ -12,7 +12,7 @@ from kd.evaluate.logits import Logits
 from kd.types import Outputs
 
 Network = Callable[[Tensor], Outputs]
-"""RGB ``B 3 H W``, uint8 or floats in [0, 1], to ``Outputs``; normalisation is its own business."""
+"""Images ``B C H W``, mostly RGB, uint8 or floats in [0, 1], to ``Outputs``; normalisation is its own business."""
 
 
 class Predictor(ABC):
@@ -26,7 +26,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def __call__(self, network: Network, image: Tensor) -> Tensor:
-        """Logits float32 ``B K H W`` of a uint8 image ``B 3 H W``, on its device."""
+        """Logits float32 ``B K H W`` of images ``B C H W``, uint8 or floats in [0, 1], on their device."""
 
     def read(self, network: Network, image: Tensor) -> list[Logits]:
         """The same, up to rounding, as something to be read by rows: one for each image. A predictor that need not hold maps of

@@ -27,13 +27,14 @@ class Sliding(Predictor):
 
         ``pad`` says where images smaller than the window grow: ``corner`` (below and to the right) or ``centre`` (half on each
         side, the odd pixel below or right; JDTLosses). ``fill`` is an RGB colour, by default ImageNet's mean; one with
-        fractions, such as that mean unrounded (JDTLosses), is shown to the network as it is.
+        fractions, such as that mean unrounded (JDTLosses), is shown to the network as it is. Images of other channels take as
+        many values, or are padded with their own means.
         """
 
         window: tuple[int, int]
         stride: tuple[int, int] | None = None
         pad: Literal["corner", "centre"] = "corner"
-        fill: tuple[int | float, int | float, int | float] = Field(default=(124, 116, 104))
+        fill: tuple[int | float, ...] = Field(default=(124, 116, 104), min_length=1)
 
         @model_validator(mode="after")
         def _covers(self) -> Sliding.Config:
@@ -91,16 +92,18 @@ class Sliding(Predictor):
         top, left = (room // 2 if self.config.pad == "centre" else 0 for room in slack)
         if not any(slack):
             return image, [0, 0]
-        if any(value != int(value) for value in self.config.fill):
+        if not image.is_floating_point() and any(value != int(value) for value in self.config.fill):
             image = image.float() / 255
         height, width = image.shape[-2:]
-        canvas = self._colour(image)[:, None, None].repeat(len(image), 1, height + slack[0], width + slack[1])
+        canvas = self._colour(image).repeat(1, 1, height + slack[0], width + slack[1])
         canvas[..., top : top + height, left : left + width] = image
         return canvas, [top, left]
 
     def _colour(self, image: Tensor) -> Tensor:
-        """``fill`` as this image counts colours."""
-        fill = image.new_tensor(self.config.fill)
+        """``fill`` as these images count colours, ``B C 1 1``."""
+        if len(self.config.fill) != image.shape[1]:
+            return image.float().mean((2, 3), keepdim=True).to(image.dtype)
+        fill = image.new_tensor(self.config.fill)[:, None, None].expand(len(image), -1, 1, 1)
         return fill / 255 if image.is_floating_point() else fill
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd.config import InputError
+from kd.data.band_files import ARRAYS
 from kd.data.folder_files import pictures
 from kd.data.reading import SUFFIXES
+
+KINDS = (*SUFFIXES, *ARRAYS)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def find(inputs: Sequence[str], output: Path) -> list[Item]:
 def _expand(text: str, output: Path) -> list[Item]:
     path = Path(text).expanduser()
     if path.is_dir():
-        found = _below(path, sorted(pictures(path)), output)
+        found = _below(path, sorted(pictures(path)) or sorted(pictures(path, ARRAYS)), output)
     elif path.exists():
         return [Item(path, path.stem)]
     elif glob.has_magic(text):
@@ -53,7 +56,7 @@ def _expand(text: str, output: Path) -> list[Item]:
     else:
         raise InputError(f"{text}: does not exist; give an image, a folder or a quoted pattern such as 'photos/**/*.jpg'")
     if not found:
-        raise InputError(f"{text}: holds no image; files with these suffixes count: {', '.join(SUFFIXES)}")
+        raise InputError(f"{text}: holds no image; files with these suffixes count: {', '.join(KINDS)}")
     return found
 
 
@@ -62,7 +65,7 @@ def _below(root: Path, files: Sequence[Path], output: Path) -> list[Item]:
     for path in files:
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden and output not in path.resolve().parents:
+        if path.suffix.lower() in KINDS and path.is_file() and not hidden and output not in path.resolve().parents:
             kept.append(Item(path, inside.with_suffix("").as_posix()))
     return kept
 
