@@ -54,6 +54,8 @@ class Levels(NamedTuple):
 def build_backbone(config: Any) -> Any:
     """A timm backbone that returns its levels, finest first, from the keys of a network's configuration.
 
+    For other ``channels`` than 3 the pretrained first convolution is adapted by timm's rule: its kernels are repeated over the
+    channels and scaled by 3 / ``channels``, for one channel summed.
     ``backbone`` may pin the weights: ``resnet18d.ra2_in1k``. ``options`` go to timm's constructor. ``pretrained``: true takes
     timm's weights from the Hugging Face hub, a text is a weight file (.pth or .safetensors), which ``pretrained_bgr`` says to
     be for images in the order BGR. A backbone that cannot be dilated has one output stride, its own.
@@ -69,6 +71,8 @@ def build_backbone(config: Any) -> Any:
             "pretrained_bgr: is true, but timm's weights are for images in the order RGB; give pretrained=FILE, or "
             "pretrained_bgr=false"
         )
+    if config.channels != 3:
+        options = {"in_chans": config.channels, **options}
     network = _create(name, pretrained is True, {"output_stride": output_stride, **WISHES}, options)
     if network.feature_info.reduction()[-1] != output_stride:
         own = _create(name, False, WISHES, options).feature_info.reduction()[-1]
@@ -77,9 +81,7 @@ def build_backbone(config: Any) -> Any:
             f"{', or 8 or 16 if it can be dilated' if own == 32 and output_stride not in (8, 16) else ''}, or another backbone"
         )
     if isinstance(pretrained, str):
-        _read(network, name, Path(pretrained).expanduser())
-        if config.pretrained_bgr:
-            _turn_colours(network)
+        _read(network, name, Path(pretrained).expanduser(), config.pretrained_bgr)
     return network
 
 
@@ -178,13 +180,19 @@ def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{stem.get(head, head)}{dot}{rest}".replace(".", "_"): weights[key] for key, (head, dot, rest) in heads.items()}
 
 
-def _turn_colours(network: Any) -> None:
-    """Make what was trained on BGR images see RGB ones: the first convolution's input channels change places."""
-    stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    stem.weight.data = stem.weight.data.flip(1)
+def _fit_stem(network: Any, weights: dict[str, Tensor], names: Mapping[str, str], bgr: bool) -> None:
+    """Make the first convolution see what the images here are: RGB where it was trained on BGR, or other channels than three."""
+    from timm.models import adapt_input_conv
+
+    path, stem = next((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    name = names[f"{path}.weight"]
+    if bgr:
+        weights[name] = weights[name].flip(1)
+    if stem.in_channels != 3 and weights[name].shape[1] == 3:
+        weights[name] = adapt_input_conv(stem.in_channels, weights[name])
 
 
-def _read(network: Any, name: str, file: Path) -> None:
+def _read(network: Any, name: str, file: Path, bgr: bool) -> None:
     """Load the weight file of a classifier: its last layers are left over, but nothing of the backbone may be missing."""
     if not file.is_file():
         raise ConfigError(
@@ -200,6 +208,7 @@ def _read(network: Any, name: str, file: Path) -> None:
             f"pretrained: {file} lacks {len(missing)} of {len(wanted)} tensors of {name}, first {missing[0]}, which would stay "
             "random; give the file of this very backbone"
         )
+    _fit_stem(network, weights, wanted, bgr)
     try:
         network.load_state_dict({key: weights.get(plain, own[key]) for key, plain in wanted.items()})
     except RuntimeError as error:

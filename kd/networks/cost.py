@@ -27,10 +27,11 @@ def measure(
     *,
     batch: int = 1,
     backward: bool = False,
+    channels: int = 3,
 ) -> dict[str, Any]:
     """Plain values by name: ``parameters``, ``macs`` (per image), ``stride`` ..., ``seconds`` and ``memory`` (per pass).
 
-    ``look`` maps uint8 images ``B 3 H W`` of ``size`` to outputs, on the device of ``module``. With ``backward`` a pass is
+    ``look`` maps uint8 images ``B 3 H W`` (or of other ``channels``) of ``size`` to outputs, on the device of ``module``. With ``backward`` a pass is
     forward and backward in train mode, batch norms included; otherwise forward in eval mode without gradients. All in float32.
 
     Raises:
@@ -38,7 +39,7 @@ def measure(
     """
     device = next(module.parameters()).device
     source = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=source).to(device)
+    image = torch.randint(0, 256, (batch, channels, *size), dtype=torch.uint8, generator=source).to(device)
     module.train(backward)
 
     def work() -> None:

@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 """The largest difference to torch that passes, in logits or in probability."""
 
 
-INPUT = "Input 'image': float32 B 3 H W, RGB, values 0 to 1; the network normalises it itself."
+INPUT = "Input 'image': float32 B {} H W{}, values 0 to 1{}; the network normalises it itself."
 OUTPUT = (
     "Output 'logits': float32 B K H W, before softmax, at the size of the image.",
     "Output 'probability': float32 B 1 H W, of class 1 of two, at the size of the image.",
@@ -32,7 +32,7 @@ OUTPUT = (
 class Deployed(nn.Module):
     """What is exported: image in, logits at the image's size out; normalisation inside, auxiliary head left out.
 
-    ``image`` float32 ``B 3 H W``, RGB in [0, 1]. Returns ``logits`` float32 ``B K H W``; with ``binary`` the probability of
+    ``image`` float32 ``B 3 H W``, RGB in [0, 1] (or the network's other channels). Returns ``logits`` float32 ``B K H W``; with ``binary`` the probability of
     class 1 of two, ``B 1 H W``: the sigmoid of ``z1 - z0``, which is the softmax.
     """
 
@@ -81,13 +81,14 @@ def write_onnx(
     onnx = _onnx()
     module = Deployed(network, binary).eval()
     model = _traced(module, size, dynamic)
-    model.doc_string = f"Semantic segmentation. {INPUT} {OUTPUT[binary]}"
+    told = taken(network.channels, "range" in facts)
+    model.doc_string = f"Semantic segmentation. {told} {OUTPUT[binary]}"
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces, with the paths of this machine
     props = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-    onnx.helper.set_model_props(model, {**props, "input": INPUT, "output": OUTPUT[binary]})
+    onnx.helper.set_model_props(model, {**props, "input": told, "output": OUTPUT[binary]})
     onnx.checker.check_model(model)
-    parity = compare(module, model.SerializeToString(), _shapes(size, dynamic))
+    parity = compare(module, model.SerializeToString(), _shapes(size, dynamic, network.channels))
     if not parity.difference <= TOLERANCE:
         trouble = (
             "fails at a size tried" if parity.difference == float("inf") else f"is {parity.difference:.2g} off torch's result"
@@ -103,11 +104,17 @@ def write_onnx(
     return parity
 
 
-def _shapes(size: tuple[int, int], dynamic: bool) -> tuple[tuple[int, ...], ...]:
+def taken(channels: int, ranged: bool = False) -> str:
+    """What the input is; ``ranged``: what files hold becomes 0 to 1 by the range that metadata name."""
+    return INPUT.format(channels, ", RGB" if channels == 3 and not ranged else "", " made by 'range'" if ranged else "")
+
+
+def _shapes(size: tuple[int, int], dynamic: bool, channels: int) -> tuple[tuple[int, ...], ...]:
     """What is compared; of a dynamic network also odd sizes, a small one, and other batches."""
     height, width = size
-    odd = ((1, 3, height + 17, max(33, width - 31)), (2, 3, height // 2 + 33, width // 2 + 64), (1, 3, 33, 47))
-    return ((1, 3, height, width), *(((3, 3, height, width), *odd) if dynamic else ()))
+    odd = ((1, height + 17, max(33, width - 31)), (2, height // 2 + 33, width // 2 + 64), (1, 33, 47))
+    shapes = ((1, height, width), *(((3, height, width), *odd) if dynamic else ()))
+    return tuple((batch, channels, *sides) for batch, *sides in shapes)
 
 
 def compare(module: nn.Module, model: bytes, shapes: tuple[tuple[int, ...], ...]) -> Parity:
@@ -148,7 +155,7 @@ def _traced(module: Deployed, size: tuple[int, int], dynamic: bool) -> Any:
     """The ONNX model of a module; the exporter's talk is kept, and told only where it fails."""
     names = {"input_names": ["image"], "output_names": ["probability" if module.binary else "logits"]}
     # an example batch of one would fix the batch
-    image = torch.rand(2 if dynamic else 1, 3, *size, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(2 if dynamic else 1, module.network.channels, *size, generator=torch.Generator().manual_seed(0))
     shapes = ({0: "batch", 2: "height", 3: "width"},) if dynamic else None
     try:
         with quiet():

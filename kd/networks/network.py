@@ -73,8 +73,22 @@ class AuxHead(nn.Sequential):
         super().__init__(conv_norm_relu(inputs, config.aux), dropout(config), LastConv(config.aux, classes, 1))
 
 
+def check_normalisation(config: Any) -> None:
+    """Refuse a mean and a standard deviation of other channels than the images have.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    for key in ("mean", "std"):
+        if (count := len(getattr(config, key))) != config.channels:
+            raise ConfigError(
+                f"student.{key}: has {count} values for images of {config.channels} channels; give one for each, which "
+                "`kd check-data RECIPE` measures and prints to be pasted"
+            )
+
+
 class Network(nn.Module, ABC):
-    """Base of the networks. Takes uint8 RGB ``B 3 H W`` (or floats in [0, 1]) and normalises it itself.
+    """Base of the networks. Takes uint8 RGB ``B 3 H W`` (or floats in [0, 1], or other ``channels``) and normalises it itself.
 
     Raises:
         ConfigError: timm does not know the backbone, or cannot give it the output stride, or weights are unavailable; the head
@@ -91,7 +105,8 @@ class Network(nn.Module, ABC):
         JDTLosses' (see ``kd.networks.initialisation``). ``dropout`` stands in front of each classifier, of single values or,
         with ``drop_channels``, of whole channels (JDTLosses). ``tap`` says whether the embedding is taken before or after it
         (JML-KD: not used; CIRKD's repository: after). ``align_corners`` is how the head resamples its maps, and how its logits
-        are to be resampled. ``mean`` and ``std`` are those of most of timm's weights, not of all.
+        are to be resampled. ``mean`` and ``std`` are those of most of timm's weights, not of all. ``channels`` of the images: for other
+        than RGB the first convolution is made of the pretrained one as timm does it, and ``mean`` and ``std`` must be given.
         """
 
         backbone: str = "resnet18d"
@@ -105,8 +120,9 @@ class Network(nn.Module, ABC):
         drop_channels: bool = False
         tap: Literal["before", "after"] = "before"
         align_corners: bool = False
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+        std: tuple[float, ...] = (0.229, 0.224, 0.225)
+        channels: int = Field(default=3, ge=1)
 
     mean: Tensor
     std: Tensor
@@ -115,7 +131,8 @@ class Network(nn.Module, ABC):
         super().__init__()
         if not isinstance(classes, int) or classes < 2:
             raise ConfigError(f"classes: is {classes!r}; give their number, 2 or more (one thing and its background are two)")
-        self.config, self.classes = config, classes
+        check_normalisation(config)
+        self.config, self.classes, self.channels = config, classes, config.channels
         self.backbone = build_backbone(config)
         info = self.backbone.feature_info
         there = Levels(tuple(info.channels()), tuple(info.reduction()))
@@ -124,8 +141,8 @@ class Network(nn.Module, ABC):
         if config.initialisation == "jdt":
             initialise(self.head, self.aux_head)
         self.sizes = Sizes(classes, self.logit_stride(there), width, bool(config.aux), *there)
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
 
     @abstractmethod
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:
@@ -156,9 +173,9 @@ class Network(nn.Module, ABC):
         """Outputs at the network's own stride.
 
         Raises:
-            ValueError: the image is not ``B 3 H W``, or holds floats outside [0, 1].
+            ValueError: the image is not ``B 3 H W`` (or of its other channels), or holds floats outside [0, 1].
         """
-        check_image(image)
+        check_image(image, self.channels)
         scaled = image.to(self.mean.dtype)
         scaled = scaled / 255 if image.dtype == torch.uint8 else scaled
         pyramid = levels_of(self.backbone, (scaled - self.mean) / self.std)
