@@ -44,7 +44,8 @@ class Shapes(Dataset):
         """``size`` in pixels (height, width); ``train``, ``val``, ``test`` count images.
 
         ``objects`` is the mean number of objects per image (plain distractors included), ``noise`` the standard
-        deviation of the pixel noise in grey levels, ``border`` the width in pixels of the ignored line on outlines.
+        deviation of the pixel noise in grey levels, ``border`` the width in pixels of the ignored line on outlines. Other
+        ``channels`` than 3 are RGB again and again.
         """
 
         size: tuple[int, int] = (96, 128)
@@ -55,6 +56,7 @@ class Shapes(Dataset):
         noise: float = Field(8.0, ge=0, le=128)
         seed: int = 0
         border: int = Field(1, ge=0, le=16)
+        channels: int = Field(3, ge=1)
 
         @field_validator("size")
         @classmethod
@@ -92,6 +94,7 @@ class Shapes(Dataset):
             raise ValueError(f"there is no split '{split}'; choose one of {', '.join(self.splits)}")
         self.config = config
         self.split = split
+        self.channels = config.channels
 
     def __len__(self) -> int:
         return int(getattr(self.config, self.split))
@@ -101,7 +104,7 @@ class Shapes(Dataset):
         return f"{self.split}_{index:05d}"
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 ``3 H W`` and labels uint8 ``H W``.
+        """Image uint8 ``C H W`` and labels uint8 ``H W``.
 
         Raises:
             IndexError: outside the split.
@@ -116,7 +119,10 @@ class Shapes(Dataset):
             _place(draw, image, labels, config.border)
         image *= _lighting(draw, *config.size)
         image += config.noise * draw.standard_normal(image.shape, np.float32)
-        return torch.from_numpy(image.clip(0, 255).astype(np.uint8)), torch.from_numpy(labels)
+        pixels = torch.from_numpy(image.clip(0, 255).astype(np.uint8))
+        if config.channels != len(pixels):
+            pixels = pixels[[channel % 3 for channel in range(config.channels)]]
+        return pixels, torch.from_numpy(labels)
 
 
 def _place(draw: np.random.Generator, image: Grid, labels: NDArray[np.uint8], border: int) -> None:

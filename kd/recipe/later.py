@@ -27,6 +27,11 @@ LATER: Tree = {
     "teacher.cache": None,
     "members.cache": None,
     "augmentation.views": 0,
+    "data.channels": 3,
+    "data.range": None,
+    "student.channels": 3,
+    "teacher.channels": None,
+    "members.channels": None,
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from kd.config import ConfigError
 from kd.lookup import lookup
+from kd.recipe.channels import RGB, channels_of
 from kd.recipe.families import fill
 from kd.recipe.library import method_files, recipe_file
 from kd.recipe.merging import Origins, Tree, annotated, merge, override, read
@@ -74,6 +75,7 @@ class Draft:
                 f"`kd train {self.name} ce`. Methods: {', '.join(method_files())}"
             )
         _fit_heads(self)
+        _fit_channels(self)
         fill(self.tree, self.origins, self.file, self._is_new if self.resolved else lambda _: True)
         return build(self.tree)
 
@@ -106,7 +108,12 @@ def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
 
 
 def load(
-    name: str | Path, given: Iterable[str] = (), smoke: bool = False, default: str = "", taught: bool = True
+    name: str | Path,
+    given: Iterable[str] = (),
+    smoke: bool = False,
+    default: str = "",
+    taught: bool = True,
+    normalised: bool = True,
 ) -> tuple[Recipe, Origins]:
     """A recipe by name or path with what stands beside it on a command line, and who set each key (dotted key to file).
 
@@ -116,6 +123,7 @@ def load(
         default: the method of a pair beside which none is named, for callers that only look at its data or networks.
         taught: whether losses, method and teacher matter; if not they are left out, so that a class of somebody else's that
             is not at hand is not missed.
+        normalised: whether the student's mean and standard deviation matter, which callers that measure them do without.
 
     Raises:
         ConfigError: a recipe or method is unknown, a file is no YAML mapping, a change is malformed, a key unknown, or a value
@@ -138,6 +146,8 @@ def load(
     if not taught:
         found.merge(dict.fromkeys(("method", "teacher", "labels", "loss", "weights")))
         found.merge({"loss": {"ce": {"name": "cross_entropy"}}, "weights": {"ce": 1.0}})
+    if not normalised:
+        found.apply(dict.fromkeys(("student.mean", "student.std"), [0.5] * channels_of(found.tree.get("data"))), "")
     recipe = found.build()
     if smoke:
         found.merge(shrunk(recipe), "smoke")
@@ -185,6 +195,13 @@ def _fit_heads(found: Draft) -> None:
         found.apply({f"method.{key}": value for key, value in _without_head(method).items()}, "no auxiliary head")
 
 
+def _fit_channels(found: Draft) -> None:
+    """A student takes the images that there are, unless somebody has said which it takes."""
+    channels, student = channels_of(found.tree.get("data")), found.tree.get("student")
+    if channels != RGB and isinstance(student, dict) and "channels" not in student:
+        found.apply({"student.channels": channels}, "data.channels")
+
+
 def _fields(folder: str, part: Any, base: str) -> Mapping[str, Any] | None:
     """The keys of the class that a part names; None where that is none, or one that cannot be found."""
     try:
@@ -208,7 +225,7 @@ def shrunk(recipe: Recipe) -> Tree:
     """What turns a recipe into a run of seconds on the CPU, without files: tiny procedural images, four steps, an untrained
     teacher of the student's own kind. Losses, method, weights and optimizer stay."""
     overlay: Tree = {
-        "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 2, "test": 2},
+        "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 2, "test": 2, "channels": channels_of(recipe.data)},
         "augmentation": {"crop": [64, 64]},
         "student": {"pretrained": False},
         "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate * int(os.environ.get("WORLD_SIZE", "1"))},

@@ -16,6 +16,7 @@ from kd.data.augment import Augmentation
 from kd.lookup import lookup, named
 from kd.losses.label_smoothing import LabelSmoothing
 from kd.losses.mixture import check_weights
+from kd.recipe.channels import check_channels
 from kd.recipe.later import known_before
 from kd.recipe.merging import Tree
 from kd.schedules import OptimizerConfig
@@ -163,6 +164,7 @@ class Recipe(Config):
                 f"there is a {given} but no {lacking}; a method needs a teacher, and a teacher only serves a method"
             )
         self._check_weights()
+        check_channels(self)
         return self
 
     def _check_weights(self) -> None:

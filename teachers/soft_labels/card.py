@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd.config import Config, ConfigError
-from kd.content import PLACES, Contents
+from kd.content import Contents, described
 from kd.data.dataset import Dataset
 from kd.networks.weight_files import weights_mark
 from kd.recipe.schema import Recipe
@@ -62,12 +62,14 @@ def read_card(folder: Path) -> Card:
 def teacher_mark(teacher: Teacher) -> str:
     """16 hex digits that change with any weight, and with the configuration but for what does not change the answers."""
     config = teacher.config.model_dump(mode="json", context=Contents(), exclude={"floor", "cache", "precision"})
+    if config.get("channels") is None:
+        config.pop("channels", None)  # which came when there were caches already
     return _digest([weights_mark(teacher), json.dumps(config, sort_keys=True)])
 
 
 def data_mark(recipe: Recipe, data: Dataset) -> str:
     """16 hex digits that change with the data set's configuration, the images' names, and what their files hold."""
-    config = recipe.data.model_dump(mode="json", exclude=set(PLACES))
+    config = described(recipe.data)
     files = (data.files(number).image for number in range(len(data)))
     lines = (f"{data.identity(number)} {_glance(file) if file else ''}" for number, file in enumerate(files))
     return _digest([json.dumps(config, sort_keys=True), *lines])

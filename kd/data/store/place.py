@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError
-from kd.content import PLACES
+from kd.content import described
 from kd.data.dataset import Dataset
 from kd.files import read_json
 
@@ -21,8 +21,7 @@ VERSION = 1
 
 def description(config: Any) -> dict[str, Any]:
     """What decides, beside the files themselves, which pixels and labels a data set holds."""
-    values = config.model_dump(mode="json")
-    return {"version": VERSION, **{key: value for key, value in values.items() if key not in PLACES}}
+    return {"version": VERSION, **described(config)}
 
 
 def differences(folder: Path, config: Any) -> str:
