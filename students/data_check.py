@@ -18,8 +18,10 @@ def look_at_data(recipe: Recipe, train_data: Dataset, splits: Mapping[str, Datas
     Raises:
         InputError: a pair cannot be read, or no training image shows one of the classes.
     """
+    takes = getattr(recipe.student, "channels", 3)
     for data in (train_data, *splits.values()):
-        data.read(0)
+        if (count := len(data.read(0)[0])) != takes:
+            raise ConfigError(f"data: images have {count} channels, the student takes {takes}; set student.channels={count}")
     if problem := distributed.gather(_problem(recipe, train_data, splits) if distributed.is_main() else "")[0]:
         raise ConfigError(problem)
 

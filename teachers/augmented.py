@@ -42,8 +42,13 @@ class AugmentedTeacher(Teacher):
         inner = build_member(config.teacher, classes, "teacher.teacher")
         sizes = Sizes(len(classes), 1, 0, inner.sizes.aux)
         super().__init__(config, classes, classes, sizes, f"{inner.source}, augmented")
-        self.mark, self.inner = inner.mark, inner
+        self.mark, self.inner, self.takes = inner.mark, inner, None
         self.train(False)
+
+    def check_channels(self, there: int, key: str = "teacher") -> None:
+        """See ``Teacher``; the inner one chooses among the channels that this one is shown."""
+        super().check_channels(there, key)
+        self.inner.check_channels(there if self.shown is None else len(self.shown), f"{key}.teacher")
 
     def answer(self, image: Tensor) -> Outputs:
         """Log-probabilities ``B K H W``."""

@@ -44,10 +44,16 @@ class EnsembleTeacher(Teacher):
         super().__init__(config, classes, classes, sizes, f"an ensemble of {', '.join(member.source for member in members)}")
         marks = [str(member.mark) for member in members]
         self.mark = hashlib.sha256(" ".join(marks).encode()).hexdigest()[:16]
-        self.members = nn.ModuleList(members)
+        self.members, self.takes = nn.ModuleList(members), None
         weights = config.weights or [1.0] * len(members)
         self.weights = [weight / sum(weights) for weight in weights]
         self.train(False)
+
+    def check_channels(self, there: int, key: str = "teacher") -> None:
+        """See ``Teacher``; each member chooses among the channels that the whole is shown."""
+        super().check_channels(there, key)
+        for place, member in enumerate(self.members):
+            member.check_channels(there if self.shown is None else len(self.shown), f"{key}.members.{place}")  # type: ignore[operator]
 
     def answer(self, image: Tensor) -> Outputs:
         """Log-probabilities ``B K H W``."""

@@ -24,7 +24,7 @@ class FreshTeacher(Teacher):
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         network = build_network(network_config(config.network), len(classes))
         super().__init__(config, classes, classes, network.sizes, "a fresh network")
-        self.network = network.requires_grad_(False)
+        self.network, self.takes = network.requires_grad_(False), network.channels
         self.train(False)
 
     def answer(self, image: Tensor) -> Outputs:

@@ -37,7 +37,7 @@ class RunTeacher(Teacher):
             raise ConfigError(f"teacher.path: {error}. {_hint(folder, name)}") from None
         super().__init__(config, tuple(card["classes"]), classes, network.sizes, str(folder))
         self.mark = file_mark(folder / f"{name}.safetensors")
-        self.network = network.requires_grad_(False)
+        self.network, self.takes = network.requires_grad_(False), network.channels
         self.train(False)
 
     def answer(self, image: Tensor) -> Outputs:

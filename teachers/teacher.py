@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ class Teacher(nn.Module, ABC):
     ``mark`` identifies weights that come from a file, so that a replaced teacher is noticed; ``cached`` says how its soft
     labels were kept, where they were. ``sizes`` says what the outputs look like; ``classes`` what the channels mean, which is
     the data set's order. A subclass loads its network, passes its own classes on, and implements :meth:`answer` in its own
-    order.
+    order; it ``takes`` images of so many channels (None: its parts tell).
 
     Raises:
         ConfigError: the classes are not those of the data set.
@@ -32,32 +32,35 @@ class Teacher(nn.Module, ABC):
         """``floor``: the least mIoU (percent, on ``evaluation.select``) below which a run refuses to distil.
 
         ``precision``: what it computes in while it teaches; ``step`` is the steps' own, ``schedule.precision``. ``cache``: the
-        directory of its soft labels, where ``kd cache-teacher`` has written them.
+        directory of its soft labels, where ``kd cache-teacher`` has written them. ``channels``: which of the images' it is
+        shown, in its order, e.g. ``[0, 1, 2]`` (null: all).
         """
 
         floor: float = Field(default=0.0, ge=0, le=100)
         precision: Literal["step", "fp32", "bf16"] = "step"
         cache: ContentPath | None = None
+        channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
 
     order: Tensor
+    takes: int | None = 3
 
     def __init__(self, config: Any, own: tuple[str, ...], classes: tuple[str, ...], sizes: Sizes, source: str) -> None:
         super().__init__()
         own, classes = tuple(own), tuple(classes)
         self.config, self.classes, self.sizes, self.source = config, classes, sizes, source
-        self.reorders = own != classes
+        self.reorders, self.shown = own != classes, config.channels
         self.mark: str | None = None
         self.cached: str | None = None
         self.register_buffer("order", torch.tensor(class_order(own, classes, source)), persistent=False)
 
     @abstractmethod
     def answer(self, image: Tensor) -> Outputs:
-        """The source's own outputs for images ``B 3 H W``, uint8 or floats in [0, 1]."""
+        """The source's own outputs for images ``B 3 H W``, uint8 or floats in [0, 1], of the channels that it is shown."""
 
     @torch.no_grad()
     def look(self, image: Tensor) -> Outputs:
         """Outputs for images ``B 3 H W``, uint8 or floats in [0, 1], classes in the data set's order."""
-        outputs = self.answer(image)
+        outputs = self.answer(image if self.shown is None else image[:, list(self.shown)])
         if not self.reorders:
             return outputs
         aux = None if outputs.aux_logits is None else outputs.aux_logits[:, self.order]
@@ -75,8 +78,24 @@ class Teacher(nn.Module, ABC):
             ValueError: the images have another shape, or floats outside [0, 1].
         """
         image = _image(batch)
-        check_image(image)
+        check_image(image, self.takes if self.shown is None else None)
         return self.look(image)
+
+    def check_channels(self, there: int, key: str = "teacher") -> None:
+        """Refuse images of ``there`` channels where its network takes others than it would be shown of them.
+
+        Raises:
+            ConfigError: with the remedy; ``key`` is where the teacher stands in the recipe.
+        """
+        if self.shown is not None and max(self.shown) >= there:
+            raise ConfigError(f"{key}.channels: is {list(self.shown)}; the images have {there}, which are 0 to {there - 1}")
+        seen = there if self.shown is None else len(self.shown)
+        if self.takes is not None and seen != self.takes:
+            choice = f"which with {key}.channels={list(range(self.takes))}" if there > self.takes else f"{key}.channels"
+            raise ConfigError(
+                f"{key}: {self.source} takes images of {self.takes} channels and is shown {seen}; say {choice}, in the order "
+                "that it was trained on, or train a teacher on this data"
+            )
 
     def for_steps(self, precision: torch.dtype, channels_last: bool = True, compiled: bool = False) -> Asked:
         """This teacher as training steps ask it, see :func:`teachers.steps.quickened`; ``precision`` is the steps' own."""

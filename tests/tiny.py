@@ -75,5 +75,5 @@ def execute(recipe: Recipe, folder: Path) -> dict[str, Any]:
         return result
     data = open_split(recipe.data, "train")
     seed_everything(recipe.seed, "teacher")
-    teacher = load_teacher(recipe.teacher, data.classes) if recipe.teacher is not None else None
+    teacher = load_teacher(recipe.teacher, data.classes, channels=data.channels) if recipe.teacher is not None else None
     return train(recipe, {}, folder, teacher, data, torch.device("cpu"))

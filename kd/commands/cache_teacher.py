@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     with distributed.world(device):
         data = open_split(recipe.data, "train")
         seed_everything(recipe.seed, "teacher")
-        teacher = load_teacher(asked, data.classes, device)
+        teacher = load_teacher(asked, data.classes, device, data.channels)
         stands_in = getattr(recipe.method, "name", "") == "kd" and not sorted_words(options.words)[0]
         report(keep(recipe, data, teacher, options.to, options.whole, stands_in, device), options, recipe)
 

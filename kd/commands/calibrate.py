@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     recipe, _ = load(options.recipe, options.words)
     device = distributed.local_device(recipe.run.device)
     data = open_split(recipe.data, "train")
-    teacher = load_teacher(recipe.teacher, data.classes, device) if recipe.teacher is not None else None
+    teacher = load_teacher(recipe.teacher, data.classes, device, data.channels) if recipe.teacher is not None else None
     times = step_times(recipe, teacher, data, device, options.steps)
     extra = f" and {times['extra']:.4f} s in stages before it" if times["extra"] else ""
     print(f"{times['student']:.4f} s per step of the student{extra} ({times['device']}, {times['threads']} threads)")

@@ -33,20 +33,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Scan, print, draw; an error at the end if there is something to mend."""
     from kd.config import InputError
+    from kd.data.audit.ranges import measure
     from kd.data.audit.report import lines, plain
-    from kd.data.audit.scan import audit
+    from kd.data.audit.scan import audit, opened
     from kd.files import write_json
     from kd.lookup import lookup
     from kd.recipe.loading import load
     from students.progress import bar
 
-    recipe, _ = load(options.recipe, options.words, default="ce")
+    recipe, _ = load(options.recipe, options.words, default="ce", normalised=False)
     crop, workers = recipe.augmentation.crop, max(0, options.workers)
     found = audit(recipe.data, splits=options.split, crop=crop, workers=workers, show=bar)
+    split = next(iter(found.samples))
+    broken = [offence.name for offence in found.offences if offence.split == split]
+    data = opened(recipe.data, split)
+    measured = measure(data, broken if data.bands.plain else ()) if broken or not data.bands.plain else None
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.json, plain(found))
+        write_json(options.json, {**plain(found), **({"measured": vars(measured)} if measured else {})})
     print("\n".join(lines(found)))
+    if measured:
+        print("", *measured.lines(data.channels), sep="\n")
     if recipe.evaluation.report not in (offered := lookup("kd.data", recipe.data.name, "Dataset").offers(recipe.data)):
         print(f"there is no split {recipe.evaluation.report} to report: train with evaluation.report={offered[-1]}")
     if options.samples > 0 and any(found.samples.values()):
@@ -70,7 +77,7 @@ def draw(config: Any, found: Any, options: argparse.Namespace) -> Path:
     rows = []
     for index in [fit[position * len(fit) // count] for position in range(count)]:
         image, labels = data.read(index)
-        mixed = torch.from_numpy(np.array(overlay(image, labels, data.colours, 0.4))).permute(2, 0, 1)
+        mixed = torch.from_numpy(np.array(overlay(data.bands.visible(image), labels, data.colours, 0.4))).permute(2, 0, 1)
         rows.append((mixed, {"labels": labels}))
     name = Path(getattr(config, "root", None) or config.name).expanduser().name.replace(":", ".")
     path = options.picture or Path("runs") / "check" / name / "samples.png"

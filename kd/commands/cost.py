@@ -62,7 +62,7 @@ def subjects(options: argparse.Namespace, device: Any) -> dict[str, tuple[Any, A
         raise InputError(f"--teacher: {options.model} has none; drop the option, or name a recipe that distils")
     if "network" in plain(recipe)["teacher"]:
         recipe, _ = load(options.model, [*untrained, "teacher.network.pretrained=false"], default=method)
-    teacher = load_teacher(recipe.teacher, classes, device)
+    teacher = load_teacher(recipe.teacher, classes, device, network.channels)
     return {"student": (network, network), "teacher": (teacher, teacher.look)}
 
 
@@ -81,11 +81,14 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("--backward: a pooled batch norm cannot train on one image; add --batch 2")
     device = local_device(options.device)
     found = {}
-    for name, (module, look) in subjects(options, device).items():
+    measured = subjects(options, device)
+    channels = measured["student"][0].channels
+    for name, (module, look) in measured.items():
         backward = options.backward and name == "student"
         height, width = options.size
         say(f"{name} of {options.model}: passes of {options.batch} x {height}x{width} on {device}, for ten seconds or so")
-        found[name] = measure(module, look, module.sizes, tuple(options.size), batch=options.batch, backward=backward)
+        sizes = {"batch": options.batch, "backward": backward, "channels": channels}
+        found[name] = measure(module, look, module.sizes, tuple(options.size), **sizes)
         print(table(found[name], f"{name} of {options.model}"))
     place = environment(device)
     print(f"float32, {place['device']}, {place['threads']} threads, torch {place['torch']}")

@@ -10,9 +10,9 @@ EPILOG = """examples:
   kd export runs/camvid/r18_jml_kd/seed0 --onnx r18.onnx --dynamic
   kd export runs/camvid/r18_jml_kd/seed0 --checkpoint best --safetensors deployed
 
-ONNX: input `image` float32 B 3 H W, RGB (or other channels), values 0 to 1 (the network normalises it itself); output `logits` float32 B K H W at
-the size of the image. Classes, colours and the recipe's fingerprint are in metadata_props. --onnx needs
-pip install 'segmentation-kd[export]'. Exit codes: 0, 2 bad input or onnxruntime computes something else than torch.
+ONNX: input `image` float32 B 3 H W, RGB, values 0 to 1 (the network normalises it itself), of images of other channels B C H W;
+output `logits` float32 B K H W at the size of the image. Classes, colours, the range that became 0 to 1 where there is one, and
+the recipe's fingerprint are in metadata_props. --onnx needs pip install 'segmentation-kd[export]'. Exit codes: 0, 2 bad input or onnxruntime computes something else than torch.
 """
 
 

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
     """Load, find the images, predict, report."""
     from kd.config import InputError
     from kd.content import file_mark
+    from kd.data.bands import Bands
     from kd.distributed import local_device
     from kd.networks.build import load_network
     from kd.networks.folding import resting
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     }
     kinds = ["labels", *(kind for kind, wanted in extras.items() if wanted)]
     writer = Writer(options.output, facts, kinds, options.overwrite)
-    report = predict(resting(network).to(device), chosen, items, writer, device)
+    report = predict(resting(network).to(device), chosen, items, writer, device, Bands.of(card))
     skipped = f", {len(report.finished)} were finished before (--overwrite predicts them anew)" if report.finished else ""
     anew = f", {len(report.changed)} of them anew, since the image has changed" if report.changed else ""
     done = f"{len(report.written)} of {len(items)} images predicted{anew}{skipped}"

@@ -62,5 +62,5 @@ def _store(options: argparse.Namespace) -> list[str]:
     from kd.recipe.loading import load
     from students.progress import bar
 
-    config, folder = load(options.data, options.words, default="ce")[0].data, options.store.expanduser()
+    config, folder = load(options.data, options.words, default="ce", normalised=False)[0].data, options.store.expanduser()
     return store(config, folder, options.split, workers=max(0, options.workers), dry=options.dry_run, show=bar)

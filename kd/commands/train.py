@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
             return
         data = open_split(recipe.data, "train")
         seed_everything(recipe.seed, "teacher")
-        teacher = load_teacher(recipe.teacher, data.classes, device) if recipe.teacher is not None else None
+        teacher = load_teacher(recipe.teacher, data.classes, device, data.channels) if recipe.teacher is not None else None
         report(train(recipe, origins, folder, teacher, data, device, asked(options.words)), folder, "finished")
 
 

@@ -146,7 +146,9 @@ def _tiff(path: Path) -> tuple[np.ndarray, str]:
     try:
         import tifffile
     except ImportError:
-        raise BrokenFileError(f"{path}: is a TIFF that Pillow cannot read, as those of many bands; {INSTALL} reads it") from None
+        raise BrokenFileError(
+            f"{path}: is a TIFF that Pillow cannot read, as those of many bands; {INSTALL} reads it"
+        ) from None
     with tifffile.TiffFile(path) as file:
         first = file.series[0]
         turn = TURNED.get(getattr(first.keyframe.tags.get(ORIENTATION), "value", 1))

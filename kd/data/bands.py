@@ -53,6 +53,9 @@ class Bands:
         return picture.expand(3, -1, -1)
 
 
+RGB = Bands()
+
+
 def as_pairs(value: Any) -> Any:
     """``[low, high]`` stands for all channels."""
     flat = isinstance(value, (list, tuple)) and value and not any(isinstance(one, (list, tuple)) for one in value)
@@ -71,6 +74,4 @@ def check_bands(bands: Bands) -> None:
     if wrong := [list(pair) for pair in pairs or () if not pair[0] < pair[1]]:
         raise ValueError(f"range is {wrong[0]}; the first value becomes 0, the second, which must be higher, 1")
     if shown is not None and (len(shown) not in (1, 3) or max(shown) >= count):
-        raise ValueError(
-            f"shown is {list(shown)}; name three channels, to be red, green and blue, or one, of 0 to {count - 1}"
-        )
+        raise ValueError(f"shown is {list(shown)}; name three channels, to be red, green and blue, or one, of 0 to {count - 1}")

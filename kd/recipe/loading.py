@@ -240,7 +240,7 @@ def shrunk(recipe: Recipe) -> Tree:
         },
     }
     if recipe.teacher is not None:
-        overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}}
+        overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}, "channels": None}
     return overlay
 
 

@@ -45,8 +45,9 @@ class Examiner:
 
     @property
     def card(self) -> dict[str, Any]:
-        """What the network's channels mean and how to paint them."""
-        return {"classes": list(self.classes), "colours": [list(colour) for colour in self.colours]}
+        """What the network's classes are and how to paint them; how its images were read, where they were not RGB of 8 bits."""
+        facts = self.data[self.config.select].bands.facts
+        return {"classes": list(self.classes), "colours": [list(colour) for colour in self.colours], **facts}
 
     @property
     def colours(self) -> Sequence[Colour]:
@@ -124,9 +125,11 @@ class Examiner:
                 maps["teacher"] = self._map(teacher.look, batch.image)
             maps["student"] = self._map(network.eval(), batch.image)
             maps = {name: values.cpu() for name, values in maps.items()}
-            rows.append((batch.image[0].cpu(), maps))
-            image = batch.image[0].permute(1, 2, 0).cpu().numpy()
-            panels.append((batch.ids[0], image, {name: values.numpy() for name, values in maps.items()}))
+            seen = data.bands.visible(batch.image[0]).cpu()
+            rows.append((seen, maps))
+            panels.append(
+                (batch.ids[0], seen.permute(1, 2, 0).numpy(), {name: values.numpy() for name, values in maps.items()})
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet(rows, self.classes, self.colours).save(path)
         return panels

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from kd.config import ConfigError, InputError
 from kd.content import file_mark
+from kd.data import band_files
+from kd.data.bands import RGB, Bands
 from kd.data.dataset import Dataset
-from kd.data.reading import BrokenFileError, read_image, read_labels
+from kd.data.reading import BrokenFileError, read_labels
 from kd.data.submission import submission_of, write_submission, zip_submission
 from kd.evaluate.build import build_predictor
 from kd.evaluate.predictor import Network, Predictor
@@ -70,9 +72,16 @@ class Report:
 
 
 @torch.inference_mode()
-def predict(network: Network, predictor: Predictor, items: Sequence[Item], writer: Writer, device: torch.device) -> Report:
-    """Predict every image that is not finished, one at a time, at its own size. Unreadable files are passed over, and told by
-    their causes at the end.
+def predict(
+    network: Network,
+    predictor: Predictor,
+    items: Sequence[Item],
+    writer: Writer,
+    device: torch.device,
+    bands: Bands = RGB,
+) -> Report:
+    """Predict every image that is not finished, one at a time, at its own size, read as ``bands`` say. Unreadable files are
+    passed over, and told by their causes at the end.
 
     Raises:
         InputError: an image does not fit into the device's memory, or the network answers with NaN.
@@ -87,12 +96,12 @@ def predict(network: Network, predictor: Predictor, items: Sequence[Item], write
             if writer.inputs.get(item.name, mark) != mark:
                 report.changed.append(item.name)
             try:
-                image = read_image(item.path)
+                image = band_files.read(item.path, bands)
             except BrokenFileError as error:
                 report.broken.append(str(error))
                 continue
             with _told(item, image, device):
-                writer.write(item.name, mark, image, predictor.read(network, image[None].to(device))[0])
+                writer.write(item.name, mark, bands.visible(image), predictor.read(network, image[None].to(device))[0])
             report.written.append(item.name)
     finally:
         for line in grouped(report.broken, "images"):

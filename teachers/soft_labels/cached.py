@@ -36,6 +36,7 @@ class CachedTeacher(Teacher):
         sizes = replace(inner.sizes, embedding=0, pyramid=(), pyramid_strides=(), aux=card.aux, stride=card.stride)
         super().__init__(inner.config, inner.classes, inner.classes, sizes, f"{inner.source}, cached ({card.words})")
         self.mark, self.cached, self.inner, self.folder, self.card = inner.mark, card.words, inner, folder, card
+        self.shown, self.takes = None, None  # the inner one chooses
         if card.teacher != teacher_mark(inner):
             raise ConfigError(
                 f"teacher.cache: {folder} holds the soft labels of another teacher than {inner.source}, or of other weights of "
@@ -47,6 +48,10 @@ class CachedTeacher(Teacher):
                 f"{', '.join(inner.classes)}. {REMEDY}"
             )
         self.train(False)
+
+    def check_channels(self, there: int, key: str = "teacher") -> None:
+        """The teacher's own."""
+        self.inner.check_channels(there, key)
 
     def answer(self, image: Tensor) -> Outputs:
         """The teacher's own."""

@@ -36,7 +36,7 @@ def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: 
         augmentation={} if whole else augmentation_of(recipe),
         classes=teacher.classes,
         stride=teacher.sizes.stride,
-        align_corners=_align_corners(teacher),
+        align_corners=_align_corners(teacher, data.channels),
         aux=teacher.sizes.aux if for_any else _reads_aux(recipe, teacher),
     )
     if (folder / NAME).exists():
@@ -78,8 +78,8 @@ def _reads_aux(recipe: Recipe, teacher: Teacher) -> bool:
 
 
 @torch.no_grad()
-def _align_corners(teacher: Teacher) -> bool:
-    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8, device=teacher.order.device)
+def _align_corners(teacher: Teacher, channels: int) -> bool:
+    image = torch.zeros(1, channels, 64, 64, dtype=torch.uint8, device=teacher.order.device)
     return teacher.look(image).align_corners
 
 

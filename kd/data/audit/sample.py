@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
 from kd.config import InputError
+from kd.data.band_files import raw
 from kd.data.dataset import Colour, Dataset
-from kd.data.headers import kind
+from kd.data.headers import BrokenFileError, kind
 from kd.data.reading import read_greys, read_palette
 
 DARK = 32
@@ -49,6 +50,8 @@ class Scan(TorchDataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         name, files = self.data.identity(index), self.data.files(index)
         (image_kind, orientation), (mask_kind, _) = (("", 1) if path is None else kind(path) for path in files[:2])
+        if files.image is not None and (image_kind == "unreadable" or not self.data.bands.plain):
+            image_kind = band_kind(files.image, self.data.channels)
         seen = Sample(name, (image_kind, mask_kind), orientation)
         try:
             image, labels = self.data.read(index)
@@ -61,6 +64,14 @@ class Scan(TorchDataset[Sample]):
         doubtful = between(files.mask) if files.mask is not None and files.read == "greys" else None
         size = int(labels.shape[0]), int(labels.shape[1])
         return replace(seen, size=size, pixels=pixels, digest=digest.hexdigest(), palette=palette, doubtful=doubtful)
+
+
+def band_kind(path: Path, channels: int) -> str:
+    """What a file is that may be no picture, e.g. ``TIFF 4 channels, uint16``."""
+    try:
+        return raw(path, channels).words
+    except BrokenFileError:
+        return "unreadable"
 
 
 def between(mask: Path) -> float:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from kd.config import ConfigError
+from kd.data.bands import Bands
 from kd.data.dataset import Dataset, Files
 from kd.data.headers import BrokenFileError
 from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, differences, sample_file
 
 HEADER = struct.Struct("<8sII")
-"""Magic word, height, width; behind it the image, ``H W 3``, and the labels, ``H W``, a byte each."""
+"""Magic word, height, width; behind it the image, ``H W C``, a byte or a float32 each, and the labels, ``H W``, a byte each."""
 MAGIC = b"kd-pixel"
 
 
@@ -30,7 +31,12 @@ class Stored(Dataset):
 
     def __init__(self, data: Dataset, paths: Sequence[Path]) -> None:
         self.data, self.paths = data, list(paths)
-        self.classes, self.colours = data.classes, data.colours
+        self.classes, self.colours, self.channels = data.classes, data.colours, data.channels
+
+    @property
+    def bands(self) -> Bands:
+        """As the data set says."""
+        return self.data.bands
 
     def __len__(self) -> int:
         return len(self.data)
@@ -44,7 +50,7 @@ class Stored(Dataset):
         return self.data.files(index)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 ``3 H W``, the channels of a pixel side by side, and labels uint8 ``H W``.
+        """Image ``C H W``, uint8 or float32, the channels of a pixel side by side, and labels uint8 ``H W``.
 
         Raises:
             BrokenFileError: the stored file is missing or damaged.
@@ -56,11 +62,18 @@ class Stored(Dataset):
             magic, height, width = HEADER.unpack_from(content)
         except (OSError, ValueError, struct.error) as error:
             raise _broken(path, str(error)) from None
-        if magic != MAGIC or len(content) != HEADER.size + 4 * height * width:
+        deep = pixel_bytes(self.bands)
+        if magic != MAGIC or len(content) != HEADER.size + deep * height * width:
             raise _broken(path, "it is no whole sample")
         pixels = torch.frombuffer(content, dtype=torch.uint8, offset=HEADER.size)
-        image, labels = pixels.split([3 * height * width, height * width])
-        return image.view(height, width, 3).permute(2, 0, 1), labels.view(height, width)
+        image, labels = pixels.split([(deep - 1) * height * width, height * width])
+        image = image if self.bands.range is None else image.view(torch.float32)
+        return image.view(height, width, self.channels).permute(2, 0, 1), labels.view(height, width)
+
+
+def pixel_bytes(bands: Bands) -> int:
+    """What a pixel takes with its label."""
+    return bands.channels * (1 if bands.range is None else 4) + 1
 
 
 def _broken(path: Path, problem: str) -> BrokenFileError:
@@ -75,12 +88,12 @@ def write_sample(path: Path, image: Tensor, labels: Tensor) -> None:
         file.write(labels.contiguous().numpy().data)
 
 
-def is_whole(path: Path) -> bool:
+def is_whole(path: Path, bands: Bands) -> bool:
     """Whether a sample is there, and as long as its header says."""
     try:
         with path.open("rb") as file:
             magic, height, width = HEADER.unpack(file.read(HEADER.size))
-        return magic == MAGIC and path.stat().st_size == HEADER.size + 4 * height * width
+        return magic == MAGIC and path.stat().st_size == HEADER.size + pixel_bytes(bands) * height * width
     except (OSError, struct.error):
         return False
 

@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from kd.config import ConfigError, InputError
+from kd.data.band_files import ARRAYS, raw
 from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.headers import opened
 from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, description, differences, sample_file
-from kd.data.store.stored import HEADER, is_whole, write_sample
+from kd.data.store.stored import HEADER, is_whole, pixel_bytes, write_sample
 from kd.files import write_json, write_whole
 from kd.lookup import lookup
 
@@ -61,7 +62,7 @@ def store(
     for split in splits or lookup("kd.data", config.name, "Dataset").offers(config):
         data = open_split(config, split)
         wanted = [Job(data, index, sample_file(folder, split, data, index)) for index in range(len(data))]
-        todo = [job for job in wanted if not is_whole(job.path)]
+        todo = [job for job in wanted if not is_whole(job.path, data.bands)]
         report.append(f"{split}: {len(wanted)} samples, {len(wanted) - len(todo)} of them stored before")
         jobs += todo
         if not dry:
@@ -99,13 +100,17 @@ def _tidy(folder: Path, wanted: Sequence[Job]) -> None:
 
 def _room(job: Job, config: Any) -> int:
     """Bytes of a stored sample, asked of the image's header."""
+    deep, bands = pixel_bytes(job.data.bands), job.data.bands
     if size := getattr(config, "resize", None):
-        return HEADER.size + 4 * size[0] * size[1]
+        return HEADER.size + deep * size[0] * size[1]
     path = job.data.files(job.number).image
     if path is None:
         return 0
+    if not bands.plain or path.suffix.lower() in ARRAYS:
+        height, width = raw(path, bands.channels).values.shape[:2]
+        return HEADER.size + deep * height * width
     with opened(path) as image:
-        return HEADER.size + 4 * image.height * image.width
+        return HEADER.size + deep * image.height * image.width
 
 
 def _gb(size: float) -> str:
