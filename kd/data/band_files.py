@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kd.data.bands import Bands, Range
-from kd.data.headers import DECODING, DEEP, ORIENTATION, TURNED, BrokenFileError, bits, check_pixels, opened, upright
+from kd.data.headers import DECODING, DEEP, ORIENTATION, TURNED, BrokenFileError, bits, check_pixels, opened, samples, upright
 from kd.data.reading import read_image
 
 ARRAYS = (".npy",)
@@ -138,7 +138,8 @@ def _array(path: Path) -> tuple[np.ndarray, str]:
 def _is_simple(path: Path) -> bool:
     """Whether Pillow reads all of a TIFF: one page, grey of any depth or RGB of 8 bits."""
     with suppress(BrokenFileError, *DECODING), opened(path) as image:
-        return image.mode in ("L", *DEEP) or (image.mode == "RGB" and bits(path, image) <= 8)
+        simple = image.mode in ("L", *DEEP) or (image.mode == "RGB" and bits(path, image) <= 8)
+        return simple and samples(image) == len(image.getbands())
     return not path.is_file()
 
 

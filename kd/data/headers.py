@@ -16,8 +16,8 @@ from kd.config import InputError
 MOST_PIXELS = 2**30
 """The largest picture that is decoded; KD_MAX_PIXELS in the environment sets another limit."""
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
-BITS_PER_SAMPLE = 258
-"""The TIFF tag."""
+BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277
+"""The TIFF tags."""
 ORIENTATION = 0x0112
 """The EXIF tag: 1 is upright, 2 to 8 turn or mirror what is stored."""
 DECODING = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
@@ -82,6 +82,12 @@ def bits(path: Path, image: Image.Image) -> int:
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))  # type: ignore[attr-defined]
     return 8
+
+
+def samples(image: Image.Image) -> int:
+    """Channels as the file says; of some TIFFs Pillow reads the first alone."""
+    there = len(image.getbands())
+    return max(there, image.tag_v2.get(SAMPLES_PER_PIXEL, 1)) if image.format == "TIFF" else there  # type: ignore[attr-defined]
 
 
 def is_lossy(path: Path, image: Image.Image) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.headers import DECODING, DEEP, TURNED, BrokenFileError, bits, is_lossy, opened, orientation, upright
+from kd.data.headers import DECODING, DEEP, TURNED, BrokenFileError, bits, is_lossy, opened, orientation, samples, upright
 from kd.data.lazy_torchvision import functional
 from kd.data.plain_files import plain_pixels
 
@@ -137,6 +137,8 @@ def _photo(path: Path, image: Image.Image, ready: Pixels) -> NDArray[np.uint8]:
             "to guess. Convert the images to 8 bits"
         )
     _refuse_deep_colours(path, image)
+    if (there := samples(image)) > len(image.getbands()):
+        raise BrokenFileError(f"{path}: has {there} channels, of which {len(image.getbands())} alone would be read; convert it")
     return _rgb(image, ready)
 
 
