@@ -147,7 +147,8 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """``image`` uint8 ``B 3 H W`` RGB (or other channels, or floats in [0, 1]); ``target`` int64 ``B H W``, 255 = ignore; ``ids`` the samples' names."""
+    """``image`` uint8 ``B 3 H W`` RGB (or other channels, or floats in [0, 1]); ``target`` int64 ``B H W``, 255 = ignore;
+    ``ids`` the samples' names."""
 
     image: Tensor
     target: Tensor

@@ -12,7 +12,8 @@ EPILOG = """examples:
 
 ONNX: input `image` float32 B 3 H W, RGB, values 0 to 1 (the network normalises it itself), of images of other channels B C H W;
 output `logits` float32 B K H W at the size of the image. Classes, colours, the range that became 0 to 1 where there is one, and
-the recipe's fingerprint are in metadata_props. --onnx needs pip install 'segmentation-kd[export]'. Exit codes: 0, 2 bad input or onnxruntime computes something else than torch.
+the recipe's fingerprint are in metadata_props. --onnx needs pip install 'segmentation-kd[export]'. Exit codes: 0, 2 bad input
+or onnxruntime computes something else than torch.
 """
 
 

@@ -10,6 +10,7 @@ EPILOG = """examples:
   kd predict runs/camvid/r18_jml_kd/seed0 'photos/**/*_left.png' --checkpoint best --probabilities
   kd predict runs/cityscapes/r18/seed0 ~/cityscapes/leftImg8bit/test --submission cityscapes
   kd predict runs/cracks/r18_ce/seed0 photos --threshold 0.35    kd evaluate RUN --thresholds tells which one is good
+  kd predict runs/fields/r18/seed0 orthophoto.tif --tile 1024
   kd predict exported photo.jpg --predictor '{name: multi_scale, scales: [0.75, 1.0, 1.25]}'
 
 written: OUTPUT/labels/NAME.png (mode P: values are class numbers; OpenCV would turn them into colours, read them with
@@ -27,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="default: predictions")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--predictor", metavar="YAML", help="e.g. multi_scale; default: the run's own, else whole")
+    parser.add_argument("--tile", type=int, metavar="SIDE", help="by overlapping tiles of SIDE pixels: images of any size")
     parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help="draw overlays (default: yes)")
     parser.add_argument("--threshold", type=float, metavar="P", help="two classes: the second from this probability on")
     parser.add_argument("--masks", action=argparse.BooleanOptionalAction, help="masks of 0 and 255 (default: for two classes)")
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     name = "student" if options.checkpoint == "last" else "best"
     network, card = load_network(options.model, name)
     data = server(options.submission, card["classes"], items) if options.submission else None
-    device, chosen = local_device(options.device), chosen_predictor(options.predictor, options.model)
+    device, chosen = local_device(options.device), chosen_predictor(asked(options), options.model)
     mark = file_mark(options.model / f"{name}.safetensors")
     facts = {"model": str(options.model), "checkpoint": options.checkpoint, "weights": mark, "step": card.get("step")}
     facts |= {"predictor": chosen.config.model_dump(mode="json"), "classes": card["classes"], "colours": card.get("colours")}
@@ -74,6 +76,19 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{len(report.broken)} of {len(items)} images could not be read, see above; the rest is written")
     if data is not None:
         print(f"{submit(data, items, writer)}: upload this to the server of {options.submission}")
+
+
+def asked(options: argparse.Namespace) -> str | None:
+    """The predictor that the options ask for."""
+    from kd.config import InputError
+
+    if options.tile is None:
+        return options.predictor
+    if options.predictor is not None:
+        raise InputError(
+            "--tile and --predictor: two ways to look at an image; give one, or '{name: tiled, tile: 1024, overlap: 0.5}'"
+        )
+    return f"{{name: tiled, tile: {options.tile}}}"
 
 
 def check_binary(options: argparse.Namespace, classes: int) -> bool:

@@ -26,10 +26,11 @@ class Augmentation(Config):
     ``crop`` (height, width) pixels; ``scale`` the range of the random factor, ``scale_step`` its grid (0: continuous);
     ``resize``: ``antialiased`` shrinks without aliasing, labels by the nearest pixel's centre; ``opencv`` is what published
     code does, see :mod:`kd.data.opencv_resize`; ``pad`` where small images grow: ``centre`` (half on each side, an odd pixel
-    below or right; JDTLosses) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding (where images have
-    other channels as many values of 0 to 255, else each channel's mean of the image); ``flip`` probability; ``photometric``
-    strength of brightness, contrast and saturation jitter (0: none; no saturation where images are not RGB). ``views``: so many fixed crops an image,
-    the same for every seed of the run, so that a teacher need see each but once (``kd cache-teacher``); 0: ever new ones.
+    below or right; JDTLosses) or ``corner`` (bottom and right, CIRKD); ``fill`` RGB of padding (where images have other
+    channels as many values of 0 to 255, else each channel's mean of the image); ``flip`` probability; ``photometric`` strength
+    of brightness, contrast and saturation jitter (0: none; no saturation where images are not RGB). ``views``: so many fixed
+    crops an image, the same for every seed of the run, so that a teacher need see each but once (``kd cache-teacher``); 0: ever
+    new ones.
     """
 
     crop: tuple[int, int] = (512, 512)

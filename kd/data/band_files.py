@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kd.data.bands import Bands, Range
@@ -90,7 +91,7 @@ def mapped(values: np.ndarray, pairs: Range, path: Path) -> np.ndarray:
     """
     low, high = np.array(pairs, np.float64).T
     exact = values.dtype == np.float32 or values.dtype.itemsize <= NARROW
-    wide = values.astype(np.float32 if exact else np.float64)
+    wide: NDArray[np.floating[Any]] = values.astype(np.float32 if exact else np.float64)
     if wide.dtype.kind == "f" and values.dtype.kind == "f" and (holes := int(np.isnan(wide).any(2).sum())):
         raise BrokenFileError(
             f"{path}: {holes} pixels hold NaN, no number; write what shall be seen there into the file, e.g. 0, and no label "

@@ -1,4 +1,4 @@
-"""What the channels of images are, where they are not red, green and blue of 8 bits: how many, of what range, and which are shown."""
+"""What the channels of images are where they are not RGB of 8 bits: how many, of what range, and which of them are shown."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ class LabelError(InputError):
 class Dataset(ABC):
     """Pairs of an image and a label map, by number.
 
-    ``classes`` and ``colours`` are parallel; label ``i`` means ``classes[i]``, 255 means ignored. ``splits`` names what
-    can be asked for; :meth:`offers` where that depends on the configuration. Images have so many ``channels``; 3 are RGB. Reading
-    must be a pure function of the number.
+    ``classes`` and ``colours`` are parallel; label ``i`` means ``classes[i]``, 255 means ignored. ``splits`` names what can be
+    asked for; :meth:`offers` where that depends on the configuration. Images have so many ``channels``; 3 are RGB. Reading must
+    be a pure function of the number.
     """
 
     class Config(Named):

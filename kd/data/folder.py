@@ -47,9 +47,9 @@ class Folder(Dataset):
         ``lists``: split to list file, which holds an image, or an image and its mask, a line.
         ``portions``: split to its share of the files. ``orphans``: whether images without mask, and masks without image, are
         refused or skipped. ``resize`` (H, W) shrinks what is read.
-        ``channels`` of the images (3: RGB; others: TIFF, grey pictures, ``.npy`` of ``H W C`` or ``C H W``). ``range``: the values
-        that become 0 and 1, ``[low, high]`` or a pair for each channel, where files hold other than 8 bits. ``shown``: the
-        channels that pictures show as red, green and blue, or one as grey.
+        ``channels`` of the images (3: RGB; others: TIFF, grey pictures, ``.npy`` of ``H W C`` or ``C H W``). ``range``: the
+        values that become 0 and 1, ``[low, high]`` or a pair for each channel, where files hold other than 8 bits. ``shown``:
+        the channels that pictures show as red, green and blue, or one as grey.
         """
 
         root: str | None = None

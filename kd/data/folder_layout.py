@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError
+from kd.data.band_files import ARRAYS
 from kd.data.folder_files import ListFile, Pair, Strays, indices, matched
 from kd.data.reading import SUFFIXES
 from kd.data.split_names import SPLIT, purpose
@@ -118,7 +119,8 @@ class Layout:
             return f"data.portions: {pairs} images leave none for '{split}'; raise its portion, or add images"
         if lonely:
             return f"{images}: none of {lonely} images has a mask, so '{split}' is empty; check data.masks and data.mask_suffix"
-        return f"{images}: holds no image, so '{split}' is empty; pictures end in {', '.join(SUFFIXES)} (arrays in .npy). Set data.images"
+        kinds = ", ".join((*SUFFIXES, *ARRAYS))
+        return f"{images}: holds no image, so '{split}' is empty; images end in {kinds}. Set data.images"
 
 
 def _ordered(names: list[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from kd.evaluate.evaluator import Evaluation, evaluate
 from kd.evaluate.multi_scale import MultiScale
 from kd.evaluate.predictor import Predictor
 from kd.evaluate.sliding import Sliding
+from kd.evaluate.tiled import Tiled
 from kd.evaluate.whole import Whole
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "MultiScale",
     "Predictor",
     "Sliding",
+    "Tiled",
     "Whole",
     "build_predictor",
     "evaluate",

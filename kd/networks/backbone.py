@@ -181,7 +181,7 @@ def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fit_stem(network: Any, weights: dict[str, Tensor], names: Mapping[str, str], bgr: bool) -> None:
-    """Make the first convolution see what the images here are: RGB where it was trained on BGR, or other channels than three."""
+    """Make the first convolution see the images here: RGB where it was trained on BGR, or other channels than three."""
     from timm.models import adapt_input_conv
 
     path, stem = next((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))

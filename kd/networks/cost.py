@@ -31,8 +31,9 @@ def measure(
 ) -> dict[str, Any]:
     """Plain values by name: ``parameters``, ``macs`` (per image), ``stride`` ..., ``seconds`` and ``memory`` (per pass).
 
-    ``look`` maps uint8 images ``B 3 H W`` (or of other ``channels``) of ``size`` to outputs, on the device of ``module``. With ``backward`` a pass is
-    forward and backward in train mode, batch norms included; otherwise forward in eval mode without gradients. All in float32.
+    ``look`` maps uint8 images ``B 3 H W`` (or of other ``channels``) of ``size`` to outputs, on the device of ``module``. With
+    ``backward`` a pass is forward and backward in train mode, batch norms included; otherwise forward in eval mode without
+    gradients. All in float32.
 
     Raises:
         InputError: the pass does not fit into memory.

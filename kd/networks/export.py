@@ -32,8 +32,8 @@ OUTPUT = (
 class Deployed(nn.Module):
     """What is exported: image in, logits at the image's size out; normalisation inside, auxiliary head left out.
 
-    ``image`` float32 ``B 3 H W``, RGB in [0, 1] (or the network's other channels). Returns ``logits`` float32 ``B K H W``; with ``binary`` the probability of
-    class 1 of two, ``B 1 H W``: the sigmoid of ``z1 - z0``, which is the softmax.
+    ``image`` float32 ``B 3 H W``, RGB in [0, 1] (or the network's other channels). Returns ``logits`` float32 ``B K H W``; with
+    ``binary`` the probability of class 1 of two, ``B 1 H W``: the sigmoid of ``z1 - z0``, which is the softmax.
     """
 
     def __init__(self, network: Network, binary: bool = False) -> None:

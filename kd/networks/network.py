@@ -105,8 +105,9 @@ class Network(nn.Module, ABC):
         JDTLosses' (see ``kd.networks.initialisation``). ``dropout`` stands in front of each classifier, of single values or,
         with ``drop_channels``, of whole channels (JDTLosses). ``tap`` says whether the embedding is taken before or after it
         (JML-KD: not used; CIRKD's repository: after). ``align_corners`` is how the head resamples its maps, and how its logits
-        are to be resampled. ``mean`` and ``std`` are those of most of timm's weights, not of all. ``channels`` of the images: for other
-        than RGB the first convolution is made of the pretrained one as timm does it, and ``mean`` and ``std`` must be given.
+        are to be resampled. ``mean`` and ``std`` are those of most of timm's weights, not of all. ``channels`` of the images:
+        for other than RGB the first convolution is made of the pretrained one as timm does it, and ``mean`` and ``std`` must be
+        given.
         """
 
         backbone: str = "resnet18d"

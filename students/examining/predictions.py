@@ -115,7 +115,7 @@ def _told(item: Item, image: Tensor, device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        remedy = "a smaller window, --predictor '{name: sliding, window: [512, 512]}', or --device cpu"
+        remedy = "tiles, --tile 512, or --device cpu"
         raise InputError(f"{item.path}: {tuple(image.shape[1:])} does not fit into {device}'s memory; use {remedy}") from None
     except FloatingPointError as error:
         raise InputError(f"{item.path}: {error}") from None

@@ -1,4 +1,4 @@
-"""Which values images hold that are not RGB of 8 bits: the range that matters, and mean and deviation on the scale of networks."""
+"""Which values images of other channels or depth hold: the range that matters; mean and deviation of what networks see."""
 
 from __future__ import annotations
 
