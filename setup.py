@@ -25,6 +25,7 @@ extras = {
     "smp": ["segmentation-models-pytorch>=0.5"],
     "export": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.19"],
     "sbd": ["scipy>=1.11"],
+    "tiff": ["tifffile>=2023.7"],
 }
 everything = [package for packages in extras.values() for package in packages]
 development = [

@@ -39,38 +39,40 @@ class Raw(NamedTuple):
         return f"{self.kind} {count} channel{'s' * (count != 1)}, {self.values.dtype}"
 
 
-def read(path: Path, bands: Bands) -> Tensor:
+def read(path: Path, bands: Bands, trained: bool = False) -> Tensor:
     """An image ``C H W``, the channels of a pixel side by side: uint8 where no range is said, else floats in [0, 1].
+
+    ``trained``: a network has learned these ``bands``, so that it is the file that must change.
 
     Raises:
         BrokenFileError: the file is missing or damaged, has other channels or another depth, or holds NaN; with the remedy.
     """
     if not bands.plain or path.suffix.lower() in ARRAYS:
-        return _read(path, bands)
+        return _read(path, bands, trained)
     try:
         return read_image(path)
     except BrokenFileError as error:
-        raise _better(path, bands, error) from None
+        raise _better(path, bands, error, trained) from None
 
 
-def _better(path: Path, bands: Bands, error: BrokenFileError) -> BrokenFileError:
+def _better(path: Path, bands: Bands, error: BrokenFileError, trained: bool) -> BrokenFileError:
     """What to say of a file that is no picture of 8 bits: what it is, where that can be told."""
     try:
         found = raw(path, bands.channels)
     except BrokenFileError as other:
         return other if INSTALL in str(other) else error
-    return _misfit(path, found, bands) or error
+    return _misfit(path, found, bands, trained) or error
 
 
-def _read(path: Path, bands: Bands) -> Tensor:
+def _read(path: Path, bands: Bands, trained: bool) -> Tensor:
     found = raw(path, bands.channels)
-    if problem := _misfit(path, found, bands):
+    if problem := _misfit(path, found, bands, trained):
         raise problem
     values = found.values if bands.range is None else mapped(found.values, bands.range, path)
     return torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)
 
 
-def _misfit(path: Path, found: Raw, bands: Bands) -> BrokenFileError | None:
+def _misfit(path: Path, found: Raw, bands: Bands, trained: bool) -> BrokenFileError | None:
     """Why a file is none of these images."""
     count, depth, remedies = found.values.shape[2], found.values.dtype, []
     if count != bands.channels:
@@ -80,6 +82,11 @@ def _misfit(path: Path, found: Raw, bands: Bands) -> BrokenFileError | None:
         remedies.append(asked if depth != np.uint8 else "data.range=null, which is for other files than those of 8 bits")
     if not remedies:
         return None
+    if trained:
+        learned = (
+            f"{bands.channels} channels {'of 8 bits' if bands.range is None else 'of more than 8 bits, mapped by a range'}"
+        )
+        return BrokenFileError(f"{path}: is {found.words}; the network has learned {learned}: convert the file to such")
     return BrokenFileError(f"{path}: is {found.words}; say {', and '.join(remedies)}, or convert this file as the others are")
 
 
@@ -126,10 +133,30 @@ def raw(path: Path, channels: int) -> Raw:
             f"{path}: holds {values.dtype} of shape {'x'.join(map(str, values.shape))}; an image is H W, H W C or C H W, of "
             "whole or real numbers"
         )
-    first = values.shape[2] != channels and (values.shape[0] == channels or values.shape[0] < values.shape[2])
-    values = values.transpose(1, 2, 0) if first else values
+    values = values.transpose(1, 2, 0) if _first(values.shape, channels) else values
     check_pixels(path, *values.shape[:2])
     return Raw(values, kind)
+
+
+def size(path: Path, channels: int) -> tuple[int, int] | None:
+    """Height and width of a file of bands, of its header alone; None where that cannot be told."""
+    shape: tuple[int, ...] = ()
+    with suppress(ImportError, *DECODING, EOFError, KeyError, IndexError, RuntimeError):
+        if path.suffix.lower() in ARRAYS:
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        elif path.suffix.lower() in TIFFS:
+            import tifffile
+
+            with tifffile.TiffFile(path) as file:
+                shape = file.series[0].shape
+    if len(shape) not in (2, 3):
+        return None
+    return shape[1:] if len(shape) == 3 and _first(shape, channels) else shape[:2]  # type: ignore[return-value]
+
+
+def _first(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether the first of three axes holds the channels, not the last."""
+    return shape[2] != channels and (shape[0] == channels or shape[0] < shape[2])
 
 
 def _array(path: Path) -> tuple[np.ndarray, str]:

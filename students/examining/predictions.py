@@ -96,7 +96,7 @@ def predict(
             if writer.inputs.get(item.name, mark) != mark:
                 report.changed.append(item.name)
             try:
-                image = band_files.read(item.path, bands)
+                image = band_files.read(item.path, bands, trained=True)
             except BrokenFileError as error:
                 report.broken.append(str(error))
                 continue

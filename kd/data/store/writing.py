@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from kd.config import ConfigError, InputError
-from kd.data.band_files import ARRAYS, raw
+from kd.data import band_files
+from kd.data.band_files import ARRAYS
 from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.headers import opened
@@ -106,9 +107,8 @@ def _room(job: Job, config: Any) -> int:
     path = job.data.files(job.number).image
     if path is None:
         return 0
-    if not bands.plain or path.suffix.lower() in ARRAYS:
-        height, width = raw(path, bands.channels).values.shape[:2]
-        return HEADER.size + deep * height * width
+    if (not bands.plain or path.suffix.lower() in ARRAYS) and (found := band_files.size(path, bands.channels)):
+        return HEADER.size + deep * found[0] * found[1]
     with opened(path) as image:
         return HEADER.size + deep * image.height * image.width
 

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.config import InputError
+from kd.data.band_files import ARRAYS
 from kd.data.folder_files import pictures, stem
 from kd.data.headers import DECODING, BrokenFileError, is_lossy, opened
+from kd.data.reading import SUFFIXES
 from kd.data.split_names import SPLIT, SPLITS, spelled
 
 IMAGES = "images image imgs img rgb photos photo pictures input inputs jpegimages leftimg8bit frames originals original"
@@ -52,8 +54,11 @@ def find(root: Path) -> Places:
     Raises:
         InputError: there are none that pair up; the message tells what is there.
     """
-    shelves = _shelves(root)
-    found = [one for one in (_paired(*pair, shelves) for pair in _candidates(shelves)) if one.pairs]
+    for suffixes in (SUFFIXES, (*SUFFIXES, *ARRAYS)):
+        shelves = _shelves(root, suffixes)
+        found = [one for one in (_paired(*pair, shelves) for pair in _candidates(shelves)) if one.pairs]
+        if found:
+            break
     if not found:
         there = "; ".join(f"{name or '.'}: {len(shelf.files)}" for name, shelf in list(shelves.items())[:8]) or "none"
         raise InputError(
@@ -66,10 +71,10 @@ def find(root: Path) -> Places:
     return best._replace(others=tuple(f"{one.images}, {one.masks} ({one.pairs})" for one in others))
 
 
-def _shelves(root: Path) -> dict[str, Shelf]:
+def _shelves(root: Path, suffixes: Sequence[str]) -> dict[str, Shelf]:
     """Pictures by the template of their folder."""
     found: dict[str, Shelf] = {}
-    for path in pictures(root):
+    for path in pictures(root, suffixes):
         parts = path.relative_to(root).parts
         template, kind, depth, split = _template(parts[:-1])
         name = "/".join([split, *parts[depth:]])

@@ -42,8 +42,10 @@ def pair(found: Survey, name: str) -> str:
         _commented(f"  images: {_text(places.images)}", f"in {_counted(found)}"),
         _commented(f"  masks: {_text(places.masks)}", found.coding.words),
         *([f"  mask_suffix: {_text(places.suffix)}"] if places.suffix else []),
+        *_bands(found),
         *_labels(found),
         *_splits(found),
+        *_normalised(found),
         _commented(f"augmentation: {{crop: {_crop(found.sizes)}}}", f"height, width; images are {_sizes(found.sizes)}"),
         _commented(f"schedule: {{steps: {steps}, batch: {batch}}}", f"{steps * batch / train:.0f} passes over {train} images"),
         f"evaluation: {{select: {_text(select)}, report: {_text(report)}, every: {max(1, steps // 8)}}}",
@@ -62,6 +64,22 @@ def teacher(name: str) -> str:
             "",
         ]
     )
+
+
+def _bands(found: Survey) -> Iterator[str]:
+    """How images are read that are not RGB of 8 bits."""
+    if (bands := found.bands) is None:
+        return
+    yield _commented(f"  channels: {bands.channels}", f"{bands.kind}; shown: [2, 1, 0] says which are seen in pictures")
+    if bands.range:
+        yield _commented(f"  range: {[list(pair) for pair in bands.range]}", "the values that become 0 and 1, as measured")
+
+
+def _normalised(found: Survey) -> list[str]:
+    """The student's mean and deviation."""
+    if (bands := found.bands) is None:
+        return []
+    return [_commented(f"student: {{mean: {list(bands.mean)}, std: {list(bands.std)}}}", "of what it is shown, 0 to 1")]
 
 
 def _labels(found: Survey) -> Iterator[str]:

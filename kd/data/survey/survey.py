@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import InputError, validate
+from kd.data import band_files
+from kd.data.audit.ranges import Measured, measure
+from kd.data.bands import RGB
 from kd.data.folder import Folder
 from kd.data.folder_layout import Layout
 from kd.data.headers import DECODING, BrokenFileError, opened, orientation
@@ -25,8 +28,8 @@ MASKS_READ = 1000
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen. ``splits`` counts the pairs; ``sizes`` are height and width of the images of train;
-    ``lists`` are list files that are not where a data set looks by itself."""
+    """What was seen. ``splits`` counts the pairs; ``sizes`` are height and width of the images of train; ``lists`` are list files
+    that are not where a data set looks by itself. ``bands`` tell of images that are not RGB of 8 bits."""
 
     root: Path
     places: Places
@@ -35,6 +38,7 @@ class Survey:
     cut: bool
     sizes: Sequence[tuple[int, int]]
     lists: Mapping[str, str]
+    bands: Measured | None = None
 
 
 def survey(root: Path, given: Mapping[str, Any], show: Shower, ignore: Sequence[int] | None = None) -> Survey:
@@ -64,10 +68,12 @@ def survey(root: Path, given: Mapping[str, Any], show: Shower, ignore: Sequence[
         coding.words += f", named as in {whose}"
         without_void(coding, black=whose in KNOWN and (0, 0, 0) not in named_colours)
     images = [pair.image for pair in pairs.get("train", [])]
-    sizes = [size for path in show(images, "looking at images") if (size := _size(path))]
+    bands = _bands(config, images[0]) if images else None
+    channels = bands.channels if bands else 3
+    sizes = [size for path in show(images, "looking at images") if (size := _size(path, channels))]
     named = places._replace(images=config.images, masks=config.masks, suffix=config.mask_suffix)
     counts = {split: len(found) for split, found in pairs.items()}
-    return Survey(root, named, coding, counts, bool(layout.portions), sizes, config.lists)
+    return Survey(root, named, coding, counts, bool(layout.portions), sizes, config.lists, bands)
 
 
 def listed(root: Path) -> dict[str, str]:
@@ -86,10 +92,19 @@ def _spread(paths: Sequence[Path]) -> list[Path]:
     return [paths[place * len(paths) // count] for place in range(count)]
 
 
-def _size(path: Path) -> tuple[int, int] | None:
+def _bands(config: Any, first: Path) -> Measured | None:
+    """What images hold of which the first is not read as RGB of 8 bits."""
+    try:
+        band_files.read(first, RGB)
+    except BrokenFileError:
+        return measure(Folder(config, "train"))
+    return None
+
+
+def _size(path: Path, channels: int) -> tuple[int, int] | None:
     """Height and width as a viewer shows the picture."""
     try:
         with opened(path) as image:
             return image.size if orientation(image) >= 5 else (image.height, image.width)
     except (BrokenFileError, *DECODING):
-        return None
+        return band_files.size(path, channels)
