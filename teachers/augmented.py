@@ -42,7 +42,7 @@ class AugmentedTeacher(Teacher):
         inner = build_member(config.teacher, classes, "teacher.teacher")
         sizes = Sizes(len(classes), 1, 0, inner.sizes.aux)
         super().__init__(config, classes, classes, sizes, f"{inner.source}, augmented")
-        self.mark, self.inner, self.takes = inner.mark, inner, None
+        self.mark, self.inner, self.takes = inner.mark, inner, inner.takes if inner.shown is None else None
         self.train(False)
 
     def check_channels(self, there: int, key: str = "teacher") -> None:

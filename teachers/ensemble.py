@@ -44,7 +44,9 @@ class EnsembleTeacher(Teacher):
         super().__init__(config, classes, classes, sizes, f"an ensemble of {', '.join(member.source for member in members)}")
         marks = [str(member.mark) for member in members]
         self.mark = hashlib.sha256(" ".join(marks).encode()).hexdigest()[:16]
-        self.members, self.takes = nn.ModuleList(members), None
+        self.members = nn.ModuleList(members)
+        taken = {member.takes if member.shown is None else None for member in members}
+        self.takes = taken.pop() if len(taken) == 1 else None
         weights = config.weights or [1.0] * len(members)
         self.weights = [weight / sum(weights) for weight in weights]
         self.train(False)

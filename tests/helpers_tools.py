@@ -34,7 +34,7 @@ def small(classes: int = len(NAMES), seed: int = 0, **knobs: Any) -> Network:
                 part.weight.uniform_(0.5, 1.5)
                 part.bias.uniform_(-0.5, 0.5)
         network.eval()
-        noise = torch.rand(4, 3, 8, 8).repeat_interleave(12, 2).repeat_interleave(12, 3)
+        noise = torch.rand(4, network.channels, 8, 8).repeat_interleave(12, 2).repeat_interleave(12, 3)
         network.head.classifier.conv.bias -= network(noise).logits.mean((0, 2, 3))  # no class wins everywhere
     return network
 

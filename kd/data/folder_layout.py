@@ -119,8 +119,8 @@ class Layout:
             return f"data.portions: {pairs} images leave none for '{split}'; raise its portion, or add images"
         if lonely:
             return f"{images}: none of {lonely} images has a mask, so '{split}' is empty; check data.masks and data.mask_suffix"
-        kinds = ", ".join((*SUFFIXES, *ARRAYS))
-        return f"{images}: holds no image, so '{split}' is empty; images end in {kinds}. Set data.images"
+        kinds = f"pictures end in {', '.join(SUFFIXES)}, arrays in {', '.join(ARRAYS)}"
+        return f"{images}: holds no image, so '{split}' is empty; {kinds}. Set data.images"
 
 
 def _ordered(names: list[str]) -> tuple[str, ...]:

@@ -39,8 +39,7 @@ def measure(
         InputError: the pass does not fit into memory.
     """
     device = next(module.parameters()).device
-    source = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (batch, channels, *size), dtype=torch.uint8, generator=source).to(device)
+    image = _images((batch, channels, *size)).to(device)
     module.train(backward)
 
     def work() -> None:
@@ -70,6 +69,10 @@ def measure(
         raise InputError(
             f"{batch} images of {size[0]}x{size[1]} do not fit into the memory of {device}; lower --batch or --size"
         ) from None
+
+
+def _images(shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def parameters(module: nn.Module) -> dict[str, int]:

@@ -28,8 +28,8 @@ MASKS_READ = 1000
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen. ``splits`` counts the pairs; ``sizes`` are height and width of the images of train; ``lists`` are list files
-    that are not where a data set looks by itself. ``bands`` tell of images that are not RGB of 8 bits."""
+    """What was seen. ``splits`` counts the pairs; ``sizes`` are height and width of the images of train; ``lists`` are list
+    files that are not where a data set looks by itself. ``bands`` tell of images that are not RGB of 8 bits."""
 
     root: Path
     places: Places
