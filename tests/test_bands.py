@@ -169,6 +169,14 @@ def test_nan_and_damage_are_told_with_the_files_name(tmp_path: Path) -> None:
         band_files.read(tmp_path / "f.tif", Bands(4))
 
 
+@pytest.mark.parametrize("write", [tiff, array])
+def test_a_mask_of_another_size_is_told(tmp_path: Path, write: Any) -> None:
+    root = fields(tmp_path, 1, write)
+    Image.fromarray(scene(0)[1].T.copy()).save(root / "masks" / "0.png")
+    with pytest.raises(BrokenFileError, match=r"0\.png: is 56x40, its image 40x56; label and image must have one size"):
+        whole(root, **four()).read(0)
+
+
 def test_without_tifffile_the_command_that_installs_it_is_told(tmp_path: Path, monkeypatch: Any) -> None:
     path = tiff(tmp_path / "a", scene(0)[0])
     monkeypatch.setitem(__import__("sys").modules, "tifffile", None)

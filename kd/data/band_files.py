@@ -83,9 +83,8 @@ def _misfit(path: Path, found: Raw, bands: Bands, trained: bool) -> BrokenFileEr
     if not remedies:
         return None
     if trained:
-        learned = (
-            f"{bands.channels} channels {'of 8 bits' if bands.range is None else 'of more than 8 bits, mapped by a range'}"
-        )
+        kind = "of 8 bits" if bands.range is None else "of more than 8 bits, mapped by a range"
+        learned = f"{bands.channels} channels {kind}"
         return BrokenFileError(f"{path}: is {found.words}; the network has learned {learned}: convert the file to such")
     return BrokenFileError(f"{path}: is {found.words}; say {', and '.join(remedies)}, or convert this file as the others are")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +226,8 @@ def check_sizes(image: Tensor, labels: Tensor, label_file: Path, image_file: Pat
     sizes = f"{labels.shape[0]}x{labels.shape[1]}, its image {image.shape[1]}x{image.shape[2]}"
     remedy = "Convert the labels again"
     if image_file is not None and tuple(labels.shape) == (image.shape[2], image.shape[1]):
-        with Image.open(image_file) as file:
+        turned = 1
+        with suppress(*DECODING), Image.open(image_file) as file:  # an array has none
             turned = orientation(file)
         if turned in TURNED:
             sizes += f" as its EXIF orientation {turned} turns it"
