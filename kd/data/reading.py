@@ -239,5 +239,12 @@ def resized(image: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tupl
     if size is None or tuple(labels.shape) == tuple(size):
         return image, labels
     tf = functional()
-    image = tf.resize(image, list(size), tf.InterpolationMode.BILINEAR, antialias=True)
-    return image, tf.resize(labels.unsqueeze(0), list(size), tf.InterpolationMode.NEAREST_EXACT)[0]
+    return shrunk(image, size), tf.resize(labels.unsqueeze(0), list(size), tf.InterpolationMode.NEAREST_EXACT)[0]
+
+
+def shrunk(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """An image alone, see :func:`resized`."""
+    if size is None or tuple(image.shape[-2:]) == tuple(size):
+        return image
+    tf = functional()
+    return tf.resize(image, list(size), tf.InterpolationMode.BILINEAR, antialias=True)

@@ -77,7 +77,7 @@ class AT(Method):
         for tap in self.config.taps:
             mine, theirs = (full_precision(_tapped(outputs, tap)) for outputs in (student, teacher))
             mine = resample(mine, (int(theirs.shape[-2]), int(theirs.shape[-1])), student.align_corners)
-            values.append(attention_transfer(mine, theirs.detach(), valid(target, theirs, self.config.kd_mask)))
+            values.append(attention_transfer(mine, theirs.detach(), valid(target, teacher, theirs, self.config.kd_mask)))
         return {"attention": torch.stack(values).mean()}
 
 

@@ -39,5 +39,5 @@ class KD(Method):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """The term ``kl``."""
         mine, theirs = pair(student, teacher)
-        keep = valid(target, theirs, self.config.kd_mask)
+        keep = valid(target, teacher, theirs, self.config.kd_mask)
         return {"kl": logit_kl(mine, theirs, keep, temperature=self.config.temperature)}

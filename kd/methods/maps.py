@@ -19,7 +19,8 @@ from kd.losses.loss import global_mean
 from kd.types import IGNORE, Outputs, full_precision, nearest_labels, resample
 
 KdMask = Literal["all", "valid"]
-"""Whether ignored and padded pixels take part, as in all published code but JDTLosses', or are left out."""
+"""Whether ignored and padded pixels take part, as in all published code but JDTLosses', or are left out. Unlabelled images take
+part either way."""
 
 
 def chosen(outputs: Outputs, field: str) -> Tensor:
@@ -46,9 +47,22 @@ def labels_at(target: Tensor, like: Tensor) -> Tensor:
     return nearest_labels(target, (int(like.shape[-2]), int(like.shape[-1])))
 
 
-def valid(target: Tensor, like: Tensor, choice: KdMask) -> Tensor | None:
-    """Bool ``B h w`` of the pixels that take part, or None for all."""
-    return labels_at(target, like) != IGNORE if choice == "valid" else None
+def heeded(target: Tensor, teacher: Outputs, size: tuple[int, int]) -> Tensor:
+    """Bool ``B h w`` of a grid: labelled pixels, and those of images without labels where the teacher is not in doubt."""
+    labelled, free = nearest_labels(target, size) != IGNORE, teacher.unlabelled
+    if free is None:
+        return labelled
+    counts = nearest_labels(free.pixels, size)
+    return labelled | (counts if free.doubted is None else counts & ~nearest_labels(free.doubted, size))
+
+
+def valid(target: Tensor, teacher: Outputs, like: Tensor, choice: KdMask) -> Tensor | None:
+    """Bool ``B h w`` of the pixels that take part at the grid of a map ``B D h w``, or None for all."""
+    size = (int(like.shape[-2]), int(like.shape[-1]))
+    if choice == "valid":
+        return heeded(target, teacher, size)
+    free = teacher.unlabelled
+    return None if free is None or free.doubted is None else ~nearest_labels(free.doubted, size)
 
 
 def mean(values: Tensor, keep: Tensor | None = None) -> Tensor:
