@@ -127,9 +127,9 @@ def _finished(folder: Path) -> Run:
     path = folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
+        needed = {name: result[name] for name in FIELDS}
         if result["reported_on"] is None:
             raise _unmeasured(folder, "nothing was measured, since evaluation.report is none")
-        needed = {name: result[name] for name in FIELDS}
         needed |= {"last": _by_the_official_rule(folder, result), "parts": {**LATER_PARTS, **result["parts"]}}
         point = _point(folder)
         plan = point if point.get("calibrated_seconds_per_step") else None
