@@ -53,6 +53,16 @@ def test_a_gradient_that_names_its_term_is_compared(tmp_path: Path, factor: floa
     assert result.compared == 3
 
 
+@pytest.mark.parametrize(("added", "problem"), [(1e-6, ""), (1e-4, "beyond tolerance")])
+def test_a_gradient_that_vanishes_may_differ_by_the_rounding_of_its_value(tmp_path: Path, added: float, problem: str) -> None:
+    source, key = FOLDER / "afdcd_random_mask.npz", "out_grad_ctr_feat_s"
+    with np.load(source) as file:
+        slope, value = file[key], float(file["out_ctr"])
+    assert np.abs(slope).max() < 1e-9 * value
+    _copy(source, tmp_path / source.name, **{key: slope + np.float32(added)})
+    assert check_golden.check(tmp_path / source.name).problem == problem
+
+
 def test_one_grey_level_is_no_difference_but_one_label_is(tmp_path: Path) -> None:
     source = FOLDER / "resize_jdt_0.8.npz"
     with np.load(source) as file:
