@@ -67,7 +67,7 @@ class AfDCD(Method):
 
     Pixels beyond whole windows and patches, right and below, take no part in ``contrast``; a map smaller than a window or patch
     is one. The released ``--rand_mask False`` is read as true, so the published masks are random. Where the widths agree the
-    code fails; here ``A`` is the identity then.
+    code fails; here ``A`` is the identity then. Ignored pixels take part.
 
     Fails where: the weight of ``feature`` is kept on another crop or teacher, since it is a sum over channels and pixels. Where
     G lies on one side of all T of a patch, as before ``feature`` has drawn it near, ``contrast`` has no gradient. For a teacher

@@ -12,6 +12,9 @@ from kd.losses.formed import Gradients, formed, saved
 ENTRIES, DEVICE_NUMBERS = 2**20, 2**26
 """Distances that are held at once on a CPU; elsewhere their gradient holds as many numbers as they were summed of."""
 
+LEAST = -80.0
+"""Logarithm of the odds that count as none. The exponential of less is no normal number in float32, and ten times as slow."""
+
 
 def parts(maps: Tensor, patch: tuple[int, int], groups: int) -> Tensor:
     """``B D h w`` to ``P N d``: of each patch of rows and columns, pixel by pixel, the groups' vectors of ``d = D / groups``.
@@ -64,11 +67,12 @@ def _told_apart(
     row, column = (torch.arange(count, device=mine.device) for count in apart.shape[1:])
     row = (row + first).unsqueeze(1)
     left_out = (row % groups == column % groups) & (row != column)
-    odds = (apart.detach() / -temperature).masked_fill_(left_out, -torch.inf)
+    barred = mine.new_zeros(left_out.shape).masked_fill_(left_out, -torch.inf)
+    odds = torch.add(barred, apart.detach(), alpha=-1 / temperature)
     odds.sub_(odds.amax(2, keepdim=True))  # before anything is summed: in float32 the odds of a vector then add up to 1
     own = odds.diagonal(first, 1, 2)
     value = -own.sum(dtype=torch.float64)
-    norm = odds.exp_().sum(2, keepdim=True)
+    norm = odds.clamp_min_(LEAST).exp_().sum(2, keepdim=True)
     value += norm.log().sum(dtype=torch.float64)
     if not wanted:
         return value, None

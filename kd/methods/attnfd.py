@@ -88,9 +88,9 @@ def direction_gap(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Some channels at a time, whose products stay in the cache, in float64."""
+    """Some channels at a time, whose products stay in the cache; sums of channels are added up in float64."""
     parts = zip(one.split(32, 1), other.split(32, 1), strict=True)
-    return torch.stack([(a * b).sum(dtype=torch.float64) for a, b in parts]).sum()
+    return torch.cat([(a * b).sum((0, 2, 3)) for a, b in parts]).sum(dtype=torch.float64)
 
 
 class _Products(torch.autograd.Function):
@@ -119,7 +119,7 @@ class AttnFD(Method):
     1x1 convolution and batch norm to the teacher's width; the teacher's pass the same gates without parameters. Weight 2
     beside cross-entropy, without KD. The code reads three levels of DeepLabV3+: the backbone's last, the output of ASPP and the
     decoder's. Here ``taps`` are levels of the backbone (-1 the last) and the embedding, which is the decoder's output in
-    DeepLabV3+ and the output of ASPP in DeepLabV3; of DeepLabV3+ the output of ASPP cannot be read.
+    DeepLabV3+ and the output of ASPP in DeepLabV3; of DeepLabV3+ the output of ASPP cannot be read. Ignored pixels take part.
 
     Fails where: the batch changes, since a length is that of the whole batch's tensor and the value falls as 1 / B.
     """
