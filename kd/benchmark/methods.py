@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from math import gcd
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,10 @@ from kd.benchmark import usual_methods as usual
 from kd.benchmark.comparison import Comparison, Ways
 from kd.benchmark.setting import Setting, random_outputs, random_target
 from kd.losses.loss import checked_labels
+from kd.methods.afdcd import AfDCD
+from kd.methods.afdcd_contrast import contrast, parts
 from kd.methods.at import AT
+from kd.methods.attnfd import AttnFD, Refinement
 from kd.methods.cirkd import CIRKD, memory_term, mini_batch, unit
 from kd.methods.cwd import CWD
 from kd.methods.dist import DIST
@@ -63,6 +67,42 @@ def at(setting: Setting) -> Case:
     return Case(usual.at, term(AT(*_sizes(setting)), "attention"))
 
 
+def attnfd(setting: Setting) -> Case:
+    """On embeddings, through the same layers."""
+    method = AttnFD(*_sizes(setting), taps=("embedding",)).to(setting.device)
+    (layers,) = method.refinements
+    assert isinstance(layers, Refinement)
+    return Case(
+        lambda mine, its, _: usual.attnfd(usual.embedding(mine), usual.embedding(its), layers), term(method, "attention")
+    )
+
+
+def afdcd(setting: Setting) -> Case:
+    """Both terms, through the same projector, without the mask, which is drawn; 16 groups, fewer of small widths."""
+    width = setting.widths[1]
+    method = AfDCD(*_sizes(setting), groups=gcd(16, width), mask="none").to(setting.device)
+
+    def plain(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        del target
+        its = usual.embedding(teacher).detach()
+        made = method.projector(method.align(usual.embedding(student)))
+        return F.mse_loss(made, its, reduction="sum") / len(its) + usual.afdcd(made, its, gcd(16, width), 4)
+
+    return Case(plain, term(method, "feature", "contrast"))
+
+
+def afdcd_contrast(setting: Setting) -> Case:
+    """The contrast alone and not pooled, on embeddings of the teacher's width (the student's, narrower, are repeated)."""
+    groups = gcd(16, setting.widths[1])
+
+    def ours(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        del target
+        mine, its = (parts(maps, (4, 4), groups) for maps in (_wide(student, setting), usual.embedding(teacher)))
+        return contrast(mine, its, groups, 0.07) / (len(mine) * 16)
+
+    return Case(lambda mine, its, _: usual.afdcd(_wide(mine, setting), usual.embedding(its), groups, 1), ours)
+
+
 def fitnet(setting: Setting) -> Case:
     """On embeddings, through the same projection."""
     method = FitNet(*_sizes(setting)).to(setting.device)
@@ -107,13 +147,12 @@ def maskd(setting: Setting) -> Case:
 
 def maskd_features(setting: Setting) -> Case:
     """On embeddings of the teacher's width (the student's, narrower, are repeated), by tokens at random."""
-    width = setting.widths[1]
+    return _masked(setting, setting.widths[1], lambda outputs: Outputs(_wide(outputs, setting)))
 
-    def wide(outputs: Outputs) -> Outputs:
-        maps = usual.embedding(outputs)
-        return Outputs(maps.repeat(1, -(-width // maps.shape[1]), 1, 1)[:, :width])
 
-    return _masked(setting, width, wide)
+def _wide(outputs: Outputs, setting: Setting) -> Tensor:
+    maps, width = usual.embedding(outputs), setting.widths[1]
+    return maps.repeat(1, -(-width // maps.shape[1]), 1, 1)[:, :width]
 
 
 def _masked(setting: Setting, channels: int, maps: Callable[[Outputs], Outputs]) -> Case:
@@ -169,6 +208,9 @@ CASES = {
     "MasKD, features": maskd_features,
     "AT": at,
     "FitNet": fitnet,
+    "AttnFD": attnfd,
+    "Af-DCD": afdcd,
+    "Af-DCD, contrast": afdcd_contrast,
 }
 
 

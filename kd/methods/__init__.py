@@ -1,6 +1,8 @@
 """Distillation methods, one a file, and the protocol: ``CWD(student.sizes, teacher.sizes, temperature=4.0)``."""
 
+from kd.methods.afdcd import AfDCD
 from kd.methods.at import AT
+from kd.methods.attnfd import AttnFD
 from kd.methods.build import build_method
 from kd.methods.cirkd import CIRKD
 from kd.methods.cwd import CWD
@@ -22,6 +24,8 @@ __all__ = [
     "IFVD",
     "KD",
     "SKD",
+    "AfDCD",
+    "AttnFD",
     "FitNet",
     "JmlKd",
     "MasKD",

@@ -31,6 +31,8 @@ METHODS = {
     "cirkd": "CIRKD",
     "maskd": "MasKD",
     "dist": "DIST",
+    "afdcd": "Af-DCD",
+    "attnfd": "AttnFD",
     "jml_kd": "JML-KD",
 }
 """How papers write them, in the order of the benchmark table's columns."""
