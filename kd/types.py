@@ -17,6 +17,21 @@ IGNORE = 255
 """The one value that means "no label here", in every target of every data set."""
 
 
+UNLABELLED = 254
+"""In a training batch's target: a pixel of an image without labels. The objective makes it ``IGNORE``, see ``Outputs``."""
+
+
+class Unlabelled(NamedTuple):
+    """Where a batch has no labels though there is a picture: bool ``pixels`` ``B H W``.
+
+    ``doubted`` bool ``B h w``, at the grid of the teacher's logits: those of unlabelled images where it is in doubt, if that
+    was asked for.
+    """
+
+    pixels: Tensor
+    doubted: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Outputs:
     """What a network says about a batch.
@@ -25,6 +40,7 @@ class Outputs:
     ``aux_logits``  ``B K h' w'`` of the auxiliary head, or None
     ``embedding``   ``B D h w``, the features that the classifier sees
     ``pyramid``     the backbone's levels, finest first
+    ``unlabelled``  of a teacher's, in training: where the labels say nothing and its word counts all the same
     """
 
     logits: Tensor
@@ -33,6 +49,7 @@ class Outputs:
     pyramid: tuple[Tensor, ...] = ()
     align_corners: bool = False
     """How the network's grid lies on the image; whoever resamples its maps must follow it."""
+    unlabelled: Unlabelled | None = None
 
     def at(self, size: Sequence[int], field: str = "logits") -> Tensor:
         """A field of logits, resampled bilinearly to ``size`` (H, W), e.g. ``target.shape[-2:]``; half types become float32."""
@@ -147,8 +164,8 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """``image`` uint8 ``B 3 H W`` RGB (or other channels, or floats in [0, 1]); ``target`` int64 ``B H W``, 255 = ignore;
-    ``ids`` the samples' names."""
+    """``image`` uint8 ``B 3 H W`` RGB (or other channels, or floats in [0, 1]); ``target`` int64 ``B H W``, 255 = ignore,
+    254 = unlabelled; ``ids`` names of samples."""
 
     image: Tensor
     target: Tensor

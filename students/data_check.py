@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from kd import distributed
 from kd.config import ConfigError, InputError
 from kd.data.dataset import Dataset
+from kd.data.joined import Joined
 from kd.data.presence import check_training, is_unlabelled
 from kd.recipe.schema import Recipe
 from students.progress import bar, say
 
 
 def look_at_data(recipe: Recipe, train_data: Dataset, splits: Mapping[str, Dataset]) -> None:
-    """Read the first pair of each split, where wrong classes and foreign formats show; then rank 0 looks for classes.
+    """Read the first and the last pair of each split, where wrong classes and formats show; then rank 0 looks for classes.
 
     Raises:
         InputError: a pair cannot be read, or no training image shows one of the classes.
@@ -22,14 +23,16 @@ def look_at_data(recipe: Recipe, train_data: Dataset, splits: Mapping[str, Datas
     for data in (train_data, *splits.values()):
         if (count := len(data.read(0)[0])) != takes:
             raise ConfigError(f"data: images have {count} channels, the student takes {takes}; set student.channels={count}")
+        data.read(len(data) - 1)  # of joined data an image without labels
     if problem := distributed.gather(_problem(recipe, train_data, splits) if distributed.is_main() else "")[0]:
         raise ConfigError(problem)
 
 
 def _problem(recipe: Recipe, train_data: Dataset, splits: Mapping[str, Dataset]) -> str:
     try:
-        if recipe.run.absent_classes == "refuse":
-            check_training(train_data, bar)
+        labelled = train_data.labels if isinstance(train_data, Joined) else train_data
+        if recipe.run.absent_classes == "refuse" and labelled is not None:
+            check_training(labelled, bar)
         for split, data in splits.items():
             if is_unlabelled(data, bar):
                 say(f"note: no pixel of {split} has a label, so nothing can be measured on it: its mIoU will be undefined")

@@ -13,7 +13,9 @@ from kd.methods.build import build_method
 from kd.methods.method import Method
 from kd.networks.network import Network
 from kd.recipe.schema import Recipe
+from kd.recipe.unlabelled import Unlabelled
 from kd.types import Batch, Outputs, Sizes
+from students.separation import separated
 
 
 class Objective(nn.Module):
@@ -30,14 +32,18 @@ class Objective(nn.Module):
         labels: LabelSmoothing | None,
         method: Method | None,
         maps: Maps = "auto",
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         super().__init__()
         self.student, self.task, self.labels, self.method, self.maps = student, task, labels, method, maps
+        self.unlabelled = unlabelled
         self.rests = False
 
     def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
         """All terms of one batch; in a stage where the student rests it does not look, and there is no task loss."""
         outputs = None if self.rests else self.student(batch.image)
+        if self.unlabelled is not None:
+            batch, teacher = separated(batch, teacher, self.unlabelled)
         with maps(self.maps), checked_labels():  # the loader has looked at every crop
             return self._terms(outputs, batch, teacher)
 
@@ -68,7 +74,7 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
-    return Objective(student, task, recipe.labels, method, recipe.run.maps)
+    return Objective(student, task, recipe.labels, method, recipe.run.maps, recipe.unlabelled)
 
 
 def _fitting(term: str, loss: Loss, classes: int) -> Loss:

@@ -58,7 +58,7 @@ def train(
     if recipe.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(recipe.run.deterministic, warn_only=True)
-    examiner = Examiner(recipe, train_data.classes, device)
+    examiner = Examiner(recipe, train_data.classes, device, train_data)
     look_at_data(recipe, train_data, examiner.data)  # before anything is written
     if teacher is not None:
         teacher.check_training(recipe, train_data)
@@ -128,7 +128,7 @@ def _conclude(
     teacher: Teacher | None,
     identity: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Final evaluation on both splits, the deployable student, ``counts.npz``, ``result.json``."""
+    """Final evaluation on both splits, if there are any, the deployable student, ``counts.npz``, ``result.json``."""
     network = trainer.network
     facts = {**examiner.card, "fingerprint": identity["fingerprint"], "step": trainer.step}
     if distributed.is_main():
@@ -136,7 +136,7 @@ def _conclude(
         _keep(trainer, folder)
     found = examiner.final(network, teacher)
     last = {split: one.scores(examiner.classes) for split, one in found.items()}
-    final = found[recipe.evaluation.report]
+    measured, final = recipe.evaluation.measures, found.get(recipe.evaluation.report)
     best = _best(folder, trainer, examiner, last)
     result = {
         "status": "finished",
@@ -146,8 +146,8 @@ def _conclude(
         "method": recipe.method.name if recipe.method else None,
         "steps": trainer.step,
         "student_steps": recipe.schedule.steps,
-        "selected_on": recipe.evaluation.select,
-        "reported_on": recipe.evaluation.report,
+        "selected_on": recipe.evaluation.select if measured else None,
+        "reported_on": recipe.evaluation.report if measured else None,
         "last": last,
         "best": best,
         "teacher": _teacher_scores(folder),
@@ -158,7 +158,8 @@ def _conclude(
     if distributed.is_main():
         panels = examiner.previews(network, teacher, folder / "previews" / "final.png")
         write_samples(panels, examiner.colours, folder / "previews" / "final")
-        final.counts.save(folder / "counts.npz")
+        if final is not None:
+            final.counts.save(folder / "counts.npz")
         write_json(folder / "result.json", result)
     distributed.barrier()
     return result
@@ -179,9 +180,9 @@ def _teacher_scores(folder: Path) -> Any:
     return read_json(path) if path.exists() else None
 
 
-def _agreement(recipe: Recipe, final: Evaluation, classes: tuple[str, ...]) -> dict[str, Any] | None:
+def _agreement(recipe: Recipe, final: Evaluation | None, classes: tuple[str, ...]) -> dict[str, Any] | None:
     """Where student and teacher are right, on the reported split."""
-    if final.agreement is None:
+    if final is None or final.agreement is None:
         return None
     return {"split": recipe.evaluation.report, **tell(final.agreement, classes)}
 

@@ -22,7 +22,7 @@ from kd.config import ConfigError
 from kd.data import band_files
 from kd.data.augment import Augmentation, augment, recolour, replay
 from kd.data.bands import RGB, Bands
-from kd.data.build import open_split
+from kd.data.build import open_split, open_training
 from kd.data.reading import BrokenFileError, read_image
 from kd.data.store.writing import store
 from kd.evaluate import MultiScale, Sliding, Tiled
@@ -30,6 +30,7 @@ from kd.networks import build_network, load_network
 from kd.networks.cost import measure
 from kd.recipe.loading import load
 from kd.recipe.schema import fingerprint
+from kd.recipe.unlabelled import Unlabelled
 from kd.seeds import generator
 from kd.types import Batch, Geometry, Outputs
 from teachers import load_teacher
@@ -447,6 +448,19 @@ def test_a_smoke_run_has_as_many_channels(place: Path, tmp_path: Path) -> None:
     (tmp_path / "four.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
     done = call("train", tmp_path / "four.yaml", "kd", "--smoke")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("write", [tiff, array])
+def test_images_without_labels_are_read_alike(tmp_path: Path, write: Any) -> None:
+    root = fields(tmp_path / "mine", 3, write)
+    (root / "more").mkdir()
+    write(root / "more" / "a", scene(7)[0])
+    config = {"name": "folder", "root": str(root), "unlabelled": "more", "portions": {"train": 1}, **four()}
+    more = {"splits": ["unlabelled"], "share": 0.5}
+    data = open_training(config, Unlabelled.model_validate(more))
+    assert (len(data), data.channels, data.bands.range is not None) == (4, 4, True)
+    assert data.read(3)[0].dtype == data.read(0)[0].dtype == torch.float32
+    assert data.read(3)[0].shape == (4, *SIZE)
 
 
 def test_soft_labels_are_kept_of_bands(place: Path, tmp_path: Path) -> None:

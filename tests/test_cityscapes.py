@@ -91,7 +91,7 @@ def test_upper_case_suffixes_and_foreign_files(tmp_path: Path) -> None:
 
 def test_test_can_be_predicted_but_not_scored(tmp_path: Path) -> None:
     cityscapes(tmp_path)
-    message = r"the labels of cityscapes's split 'test' are secret, .* evaluate train or val\. To submit"
+    message = r"split 'test' has no labels, or secret ones, .* evaluate train or val\. .* unlabelled.splits=\[test\]"
     with pytest.raises(ConfigError, match=message):
         opened("cityscapes", tmp_path, "test")
     config = Cityscapes.Config(name="cityscapes", root=str(tmp_path), count="any")

@@ -172,7 +172,7 @@ def test_masks_that_are_all_of_one_bit_hold_0_and_1(tmp_path: Path) -> None:
     data = open_split(config(tmp_path, classes=["background", "crack"], portions={"train": 0.5, "val": 0.5}), "val")
     assert all((data.read(index)[1].numpy() == (MASK == 1)).all() for index in range(2))
     train = open_split(config(tmp_path, classes=["background", "crack"], portions={"train": 0.5, "val": 0.5}), "train")
-    put(train.pairs[0].mask, (MASK == 1).astype(np.uint8))  # a mask of another split counts too
+    put(train.masks[0], (MASK == 1).astype(np.uint8))  # a mask of another split counts too
     with pytest.raises(BrokenFileError, match="is a mask of 1 bit"):
         open_split(data.config, "val").read(0)
 

@@ -23,8 +23,8 @@ def test_parity(path: Path) -> None:
     if path.suffix == ".json":
         return
     with np.load(path) as file:
-        left_out = ("out_loss_f64", check_golden.RECORDED)
-        outputs = [key for key in file.files if key.startswith("out_") and not key.startswith(left_out)]
+        told = [key for key in file.files if key.startswith("out_") and not key.startswith(check_golden.RECORDED)]
+    outputs = [key for key in told if not key.endswith("_f64")]
     assert result.compared == FEWER_OUTPUTS.get(path.stem, len(outputs))
 
 
@@ -40,6 +40,27 @@ def test_a_wrong_number_is_noticed(tmp_path: Path, key: str) -> None:
         wrong = file[key] * 1.001
     _copy(source, tmp_path / source.name, **{key: wrong})
     assert check_golden.check(tmp_path / source.name).problem == "beyond tolerance"
+
+
+@pytest.mark.parametrize(("factor", "problem"), [(1.0, ""), (1.001, "beyond tolerance")])
+def test_a_gradient_that_names_its_term_is_compared(tmp_path: Path, factor: float, problem: str) -> None:
+    source = FOLDER / "jml_hard_present.npz"
+    with np.load(source) as file:
+        slope = file["out_grad_logits"] * factor
+    _copy(source, tmp_path / source.name, out_grad_loss_logits=slope)
+    result = check_golden.check(tmp_path / source.name)
+    assert result.problem == problem
+    assert result.compared == 3
+
+
+@pytest.mark.parametrize(("added", "problem"), [(1e-6, ""), (1e-4, "beyond tolerance")])
+def test_a_gradient_that_vanishes_may_differ_by_the_rounding_of_its_value(tmp_path: Path, added: float, problem: str) -> None:
+    source, key = FOLDER / "afdcd_random_mask.npz", "out_grad_ctr_feat_s"
+    with np.load(source) as file:
+        slope, value = file[key], float(file["out_ctr"])
+    assert np.abs(slope).max() < 1e-9 * value
+    _copy(source, tmp_path / source.name, **{key: slope + np.float32(added)})
+    assert check_golden.check(tmp_path / source.name).problem == problem
 
 
 def test_one_grey_level_is_no_difference_but_one_label_is(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kd.data.build import open_split
+from kd.data.build import open_training
 from kd.lookup import lookup
 from kd.recipe.schema import Recipe, build, method_config
 from kd.seeds import seed_everything
@@ -73,7 +73,7 @@ def execute(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """What ``tools/train.py`` does."""
     if (result := finished(recipe, folder)) is not None:
         return result
-    data = open_split(recipe.data, "train")
+    data = open_training(recipe.data, recipe.unlabelled)
     seed_everything(recipe.seed, "teacher")
     teacher = load_teacher(recipe.teacher, data.classes, channels=data.channels) if recipe.teacher is not None else None
     return train(recipe, {}, folder, teacher, data, torch.device("cpu"))

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import NamedTuple
+from math import gcd
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd.benchmark import relations
 from kd.benchmark import usual_methods as usual
+from kd.benchmark.case import Case, Way, sizes_of, term
 from kd.benchmark.comparison import Comparison, Ways
 from kd.benchmark.setting import Setting, random_outputs, random_target
 from kd.losses.loss import checked_labels
+from kd.methods.afdcd import AfDCD
+from kd.methods.afdcd_contrast import contrast, parts
 from kd.methods.at import AT
+from kd.methods.attnfd import AttnFD, Refinement
 from kd.methods.cirkd import CIRKD, memory_term, mini_batch, unit
 from kd.methods.cwd import CWD
 from kd.methods.dist import DIST
@@ -24,48 +29,59 @@ from kd.methods.ifvd import IFVD
 from kd.methods.kd import KD
 from kd.methods.maps import labels_at
 from kd.methods.maskd import DISTIL, MasKD
-from kd.methods.method import Method
 from kd.methods.skd import SKD
 from kd.types import IGNORE, Outputs, Sizes
-
-Way = Callable[[Outputs, Outputs, Tensor], Tensor]
-
-
-class Case(NamedTuple):
-    """One term, the usual way and ours; whatever it draws at random, both see the same."""
-
-    usual: Way
-    ours: Way
-
-
-def _sizes(setting: Setting) -> tuple[Sizes, Sizes]:
-    student, teacher = setting.widths
-    return setting.sizes(student), setting.sizes(teacher)
-
-
-def term(method: Method, *names: str) -> Way:
-    """Some terms of a method, by its own ``forward``."""
-
-    def look(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
-        found = method(student, teacher, target)
-        return torch.stack([found[name] for name in names]).sum()
-
-    return look
 
 
 def kd(setting: Setting) -> Case:
     """On logits."""
-    return Case(usual.kd, term(KD(*_sizes(setting)).to(setting.device), "kl"))
+    return Case(usual.kd, term(KD(*sizes_of(setting)).to(setting.device), "kl"))
 
 
 def at(setting: Setting) -> Case:
     """On embeddings."""
-    return Case(usual.at, term(AT(*_sizes(setting)), "attention"))
+    return Case(usual.at, term(AT(*sizes_of(setting)), "attention"))
+
+
+def attnfd(setting: Setting) -> Case:
+    """On embeddings, through the same layers."""
+    method = AttnFD(*sizes_of(setting), taps=("embedding",)).to(setting.device)
+    (layers,) = method.refinements
+    assert isinstance(layers, Refinement)
+    return Case(
+        lambda mine, its, _: usual.attnfd(usual.embedding(mine), usual.embedding(its), layers), term(method, "attention")
+    )
+
+
+def afdcd(setting: Setting) -> Case:
+    """Both terms, through the same projector, without the mask, which is drawn; 16 groups, fewer of small widths."""
+    width = setting.widths[1]
+    method = AfDCD(*sizes_of(setting), groups=gcd(16, width), mask="none").to(setting.device)
+
+    def plain(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        del target
+        its = usual.embedding(teacher).detach()
+        made = method.projector(method.align(usual.embedding(student)))
+        return F.mse_loss(made, its, reduction="sum") / len(its) + usual.afdcd(made, its, gcd(16, width), 4)
+
+    return Case(plain, term(method, "feature", "contrast"))
+
+
+def afdcd_contrast(setting: Setting) -> Case:
+    """The contrast alone and not pooled, on embeddings of the teacher's width (the student's, narrower, are repeated)."""
+    groups = gcd(16, setting.widths[1])
+
+    def ours(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        del target
+        mine, its = (parts(maps, (4, 4), groups) for maps in (_wide(student, setting), usual.embedding(teacher)))
+        return contrast(mine, its, groups, 0.07) / (len(mine) * 16)
+
+    return Case(lambda mine, its, _: usual.afdcd(_wide(mine, setting), usual.embedding(its), groups, 1), ours)
 
 
 def fitnet(setting: Setting) -> Case:
     """On embeddings, through the same projection."""
-    method = FitNet(*_sizes(setting)).to(setting.device)
+    method = FitNet(*sizes_of(setting)).to(setting.device)
     return Case(
         lambda mine, its, _: F.mse_loss(method.projection(usual.embedding(mine)), usual.embedding(its).detach()),
         term(method, "hint"),
@@ -74,17 +90,17 @@ def fitnet(setting: Setting) -> Case:
 
 def dist(setting: Setting) -> Case:
     """On logits, both terms."""
-    return Case(usual.dist, term(DIST(*_sizes(setting), aux=False), "inter", "intra"))
+    return Case(usual.dist, term(DIST(*sizes_of(setting), aux=False), "inter", "intra"))
 
 
 def cwd_logits(setting: Setting) -> Case:
     """At temperature 4."""
-    return Case(lambda mine, its, _: usual.cwd(mine.logits, its.logits), term(CWD(*_sizes(setting)), "logit"))
+    return Case(lambda mine, its, _: usual.cwd(mine.logits, its.logits), term(CWD(*sizes_of(setting)), "logit"))
 
 
 def cwd_features(setting: Setting) -> Case:
     """At temperature 4, through the same projection."""
-    method = CWD(*_sizes(setting), maps=("embedding",)).to(setting.device)
+    method = CWD(*sizes_of(setting), maps=("embedding",)).to(setting.device)
     project = method.projection
     assert project is not None
     return Case(lambda mine, its, _: usual.cwd(project(usual.embedding(mine)), usual.embedding(its)), term(method, "feature"))
@@ -92,12 +108,12 @@ def cwd_features(setting: Setting) -> Case:
 
 def skd(setting: Setting) -> Case:
     """The pairs, of windows of 2 x 2."""
-    return Case(usual.skd, term(SKD(*_sizes(setting), adversary=None), "pair"))
+    return Case(usual.skd, term(SKD(*sizes_of(setting), adversary=None), "pair"))
 
 
 def ifvd(setting: Setting) -> Case:
     """The variation."""
-    return Case(usual.ifvd, term(IFVD(*_sizes(setting), adversary=None), "variation"))
+    return Case(usual.ifvd, term(IFVD(*sizes_of(setting), adversary=None), "variation"))
 
 
 def maskd(setting: Setting) -> Case:
@@ -107,13 +123,12 @@ def maskd(setting: Setting) -> Case:
 
 def maskd_features(setting: Setting) -> Case:
     """On embeddings of the teacher's width (the student's, narrower, are repeated), by tokens at random."""
-    width = setting.widths[1]
+    return _masked(setting, setting.widths[1], lambda outputs: Outputs(_wide(outputs, setting)))
 
-    def wide(outputs: Outputs) -> Outputs:
-        maps = usual.embedding(outputs)
-        return Outputs(maps.repeat(1, -(-width // maps.shape[1]), 1, 1)[:, :width])
 
-    return _masked(setting, width, wide)
+def _wide(outputs: Outputs, setting: Setting) -> Tensor:
+    maps, width = usual.embedding(outputs), setting.widths[1]
+    return maps.repeat(1, -(-width // maps.shape[1]), 1, 1)[:, :width]
 
 
 def _masked(setting: Setting, channels: int, maps: Callable[[Outputs], Outputs]) -> Case:
@@ -169,13 +184,17 @@ CASES = {
     "MasKD, features": maskd_features,
     "AT": at,
     "FitNet": fitnet,
+    "AttnFD": attnfd,
+    "Af-DCD": afdcd,
+    "Af-DCD, contrast": afdcd_contrast,
+    **relations.CASES,
 }
 
 
 def enqueue(setting: Setting) -> tuple[usual.UsualBanks, CIRKD]:
     """Empty memories of the teacher's width."""
     slots = (2000, 500)
-    sizes = _sizes(setting)
+    sizes = sizes_of(setting)
     method = CIRKD(*sizes, pixel_slots=slots[0], region_slots=slots[1]).to(setting.device)
     return usual.UsualBanks(setting.classes, slots, setting.widths[1]), method
 

@@ -12,7 +12,10 @@ from kd.types import Outputs, Sizes
 
 @dataclass(frozen=True)
 class Setting:
-    """A batch of ``batch`` crops (H, W) with ``classes``; stride and widths (student, teacher) of the networks; the device."""
+    """A batch of ``batch`` crops (H, W) with ``classes``; stride and widths (student, teacher) of the networks; the device.
+
+    The embedding is the only level of their backbones, too.
+    """
 
     crop: tuple[int, int] = (512, 1024)
     batch: int = 2
@@ -24,7 +27,7 @@ class Setting:
     def sizes(self, width: int) -> Sizes:
         """What a network of the pair declares."""
         grid = (-(-self.crop[0] // self.stride), -(-self.crop[1] // self.stride))
-        return Sizes(self.classes, self.stride, width, True, grid=grid)
+        return Sizes(self.classes, self.stride, width, True, (width,), (self.stride,), grid)
 
     def small(self) -> Setting:
         """The same on crops of 64 x 128, to warm up."""
@@ -40,7 +43,8 @@ def random_outputs(setting: Setting, width: int, seed: int) -> Outputs:
         values = torch.randn(setting.batch, channels, height, across, generator=source)
         return values.to(setting.device).requires_grad_()
 
-    return Outputs(maps(setting.classes), maps(setting.classes), maps(width))
+    logits, aux, embedding = maps(setting.classes), maps(setting.classes), maps(width)
+    return Outputs(logits, aux, embedding, (embedding,))
 
 
 def random_target(setting: Setting) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd.methods.attnfd import Refinement
 from kd.types import IGNORE, Outputs, nearest_labels
 
 
@@ -23,6 +24,37 @@ def at(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:  # noqa: A
     """Maps of mean squares, normalised."""
     mine, its = (F.normalize(embedding(of).pow(2).mean(1).flatten(1)) for of in (student, teacher))
     return (mine - its.detach()).pow(2).mean()
+
+
+def attnfd(mine: Tensor, its: Tensor, refinement: Refinement) -> Tensor:
+    """Pooling layers for the vectors of channels, all maps kept, both tensors divided by their lengths."""
+    its = its.detach()
+    average, most = (pool(mine, list(mine.shape[2:])).flatten(1) for pool in (F.avg_pool2d, F.max_pool2d))
+    mine = mine * refinement.channels(average, most).sigmoid().unsqueeze(2).unsqueeze(3).expand_as(mine)
+    mine = mine * refinement.pixels(mine.max(1)[0].unsqueeze(1), mine.mean(1).unsqueeze(1)).sigmoid()
+    mine = refinement.projection(mine)
+    average, most = (pool(its, list(its.shape[2:])) for pool in (F.avg_pool2d, F.max_pool2d))
+    its = its * (average + most).sigmoid().expand_as(its)
+    its = its * (its.max(1)[0].unsqueeze(1) + its.mean(1).unsqueeze(1)).sigmoid()
+    return (mine / mine.norm() - its / its.norm()).pow(2).sum() / len(mine)
+
+
+def afdcd(made: Tensor, its: Tensor, groups: int, pool: int, patch: int = 4, temperature: float = 0.07) -> Tensor:
+    """Distances of all pairs of all patches, positives and negatives laid side by side for ``F.cross_entropy``."""
+    (images, width), its = made.shape[:2], its.detach()
+    sides = []
+    for maps in (made, its):
+        coarse = F.max_pool2d(maps, pool) if pool > 1 else maps
+        window = min(patch, coarse.shape[2]), min(patch, coarse.shape[3])
+        cut = F.unfold(coarse, window, stride=window).transpose(1, 2)
+        cut = cut.reshape(images, cut.shape[1], groups, width // groups, -1).permute(0, 1, 4, 2, 3)
+        sides.append(cut.flatten(2, 3).flatten(0, 1))
+    close = -torch.cdist(sides[0], sides[1], p=1) / temperature
+    group = torch.arange(close.shape[1], device=close.device) % groups
+    negatives = close[:, group.unsqueeze(1) != group].view(*close.shape[:2], -1)
+    logits = torch.cat([close.diagonal(0, 1, 2).unsqueeze(2), negatives], 2).flatten(0, 1)
+    target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, target, reduction="sum") / (len(logits) // groups)
 
 
 def dist(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:  # noqa: ARG001

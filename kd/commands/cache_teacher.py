@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     """Load data and teacher, write what is missing, say what it has cost."""
     from kd import distributed
     from kd.config import InputError
-    from kd.data.build import open_split
+    from kd.data.build import open_training
     from kd.recipe.loading import load, sorted_words
     from kd.seeds import seed_everything
     from teachers.load import load_teacher
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
         recipe = recipe.model_copy(update={"augmentation": recipe.augmentation.model_copy(update={"views": views})})
     device = distributed.local_device(recipe.run.device)
     with distributed.world(device):
-        data = open_split(recipe.data, "train")
+        data = open_training(recipe.data, recipe.unlabelled)
         seed_everything(recipe.seed, "teacher")
         teacher = load_teacher(asked, data.classes, device, data.channels)
         stands_in = getattr(recipe.method, "name", "") == "kd" and not sorted_words(options.words)[0]

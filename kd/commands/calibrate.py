@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     """Compose data, teacher and clock."""
     from kd import distributed
     from kd.config import InputError
-    from kd.data.build import open_split
+    from kd.data.build import open_training
     from kd.files import write_json
     from kd.recipe.loading import load
     from students.sweeping.measure_step_times import step_times
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--steps is {options.steps}; at least one step must be measured")
     recipe, _ = load(options.recipe, options.words)
     device = distributed.local_device(recipe.run.device)
-    data = open_split(recipe.data, "train")
+    data = open_training(recipe.data, recipe.unlabelled)
     teacher = load_teacher(recipe.teacher, data.classes, device, data.channels) if recipe.teacher is not None else None
     times = step_times(recipe, teacher, data, device, options.steps)
     extra = f" and {times['extra']:.4f} s in stages before it" if times["extra"] else ""

@@ -54,7 +54,8 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(lines(found)))
     if measured:
         print("", *measured.lines(data.channels), sep="\n")
-    if recipe.evaluation.report not in (offered := lookup("kd.data", recipe.data.name, "Dataset").offers(recipe.data)):
+    offered = lookup("kd.data", recipe.data.name, "Dataset").offers(recipe.data)
+    if recipe.evaluation.measures and recipe.evaluation.report not in offered:
         print(f"there is no split {recipe.evaluation.report} to report: train with evaluation.report={offered[-1]}")
     if options.samples > 0 and any(found.samples.values()):
         print(f"\nsamples: {draw(recipe.data, found, options)}")

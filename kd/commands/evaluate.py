@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{options.run}: is no run; {hint}")
     recipe, _ = load(options.run / "recipe.yaml", options.overrides, taught=False)
     name = options.split or (recipe.evaluation.select if options.thresholds else recipe.evaluation.report)
-    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"report": name})})
+    if not (options.split or recipe.evaluation.measures):
+        raise InputError(f"{options.run}: names no split to measure on (evaluation.report is none); give --split SPLIT")
+    recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"report": name, "select": name})})
     network, card = load_network(options.run, "student" if options.checkpoint == "last" else "best")
     wish = Wish(options.thresholds, options.threshold, tuple(card["classes"]))
     device = distributed.local_device(recipe.run.device)

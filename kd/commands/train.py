@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         print(describe(recipe, origins), end="")
         return
     from kd import distributed
-    from kd.data.build import open_split
+    from kd.data.build import open_training
     from kd.seeds import seed_everything
     from students.run import train
     from students.run_directory import finished
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         if (result := finished(recipe, folder)) is not None:
             report(result, folder, "was finished before; nothing to do")
             return
-        data = open_split(recipe.data, "train")
+        data = open_training(recipe.data, recipe.unlabelled)
         seed_everything(recipe.seed, "teacher")
         teacher = load_teacher(recipe.teacher, data.classes, device, data.channels) if recipe.teacher is not None else None
         report(train(recipe, origins, folder, teacher, data, device, asked(options.words)), folder, "finished")
@@ -90,20 +90,25 @@ def output(options: argparse.Namespace, seed: int) -> Path:
 
 def report(result: dict[str, Any], folder: Path, state: str) -> None:
     """A few lines for people, on rank 0."""
-    from kd.commands.evaluate import absent_note, coverage, of_classes
     from kd.distributed import is_main
 
     if is_main():
-        split = result["reported_on"]
-        miou = result["last"][split]["mIoU"]
-        shown = "undefined" if miou is None else f"{miou:.2f}"
-        over = coverage(result["last"][split])
-        cost = result["cost"]
         print(f"{folder}: {state}")
-        print(f"mIoU {shown} ({split}, last checkpoint{over}), {result['steps']} steps, {cost['seconds_per_step']:.3f} s/step")
-        if result["last"][split].get("absent_but_predicted"):
-            print(absent_note(result["last"][split]))
-        for line in of_classes(result["last"][split].get("iou") or {}, folder):
-            print(line)
-        if (f1 := result["last"][split].get("foreground_F1")) is not None:
-            print(f"F1 of {list(result['last'][split]['iou'])[1]}: {f1:.2f} %")
+        split, cost = result["reported_on"], f"{result['steps']} steps, {result['cost']['seconds_per_step']:.3f} s/step"
+        if split is None:
+            print(f"not measured, since evaluation.report is none; {cost}")
+        else:
+            print("\n".join(scored(result["last"][split], split, cost, folder)))
+
+
+def scored(scores: dict[str, Any], split: str, cost: str, folder: Path) -> Iterator[str]:
+    """What was measured, a line each."""
+    from kd.commands.evaluate import absent_note, coverage, of_classes
+
+    shown = "undefined" if scores["mIoU"] is None else f"{scores['mIoU']:.2f}"
+    yield f"mIoU {shown} ({split}, last checkpoint{coverage(scores)}), {cost}"
+    if scores.get("absent_but_predicted"):
+        yield absent_note(scores)
+    yield from of_classes(scores.get("iou") or {}, folder)
+    if (f1 := scores.get("foreground_F1")) is not None:
+        yield f"F1 of {list(scores['iou'])[1]}: {f1:.2f} %"

@@ -6,6 +6,7 @@ from typing import Any
 
 from kd.config import ConfigError
 from kd.data.dataset import Dataset
+from kd.data.joined import Joined
 from kd.data.store.stored import from_store
 from kd.lookup import configured, lookup
 
@@ -19,10 +20,11 @@ def open_split(config: Any, split: str) -> Dataset:
     config = configured(config, "kd.data", "Dataset", "data")
     cls = lookup("kd.data", config.name, "Dataset")
     splits = cls.offers(config)
-    if split in cls.unlabelled:
+    if split in cls.without_labels(config):
         raise ConfigError(
-            f"evaluation: the labels of {config.name}'s split '{split}' are secret, so it has no scores; evaluate "
-            f"{' or '.join(splits)}. To submit {split} to the data set's server, predict its images with `kd predict`"
+            f"evaluation: {config.name}'s split '{split}' has no labels, or secret ones, and so no scores; evaluate "
+            f"{' or '.join(splits)}. `kd predict` predicts images (to be submitted, where the data set has a server); "
+            f"unlabelled.splits=[{split}] learns from them"
         )
     if split not in splits:
         other = "val" if "val" in splits else splits[-1] if splits else "SPLIT"
@@ -30,7 +32,31 @@ def open_split(config: Any, split: str) -> Dataset:
             f"evaluation: {config.name} has no split '{split}'; its splits are {', '.join(splits)}. Say "
             f"evaluation.report={other} (and evaluation.select={other}) to measure on one that is there"
         )
-    data: Dataset = cls(config, split)
+    return _opened(config, split)
+
+
+def _opened(config: Any, split: str) -> Dataset:
+    data: Dataset = lookup("kd.data", config.name, "Dataset")(config, split)
     if len(data) == 0:
         raise ConfigError(f"data: the split '{split}' of {config.name} is empty; check data.root and the split's list")
     return data if getattr(config, "store", None) is None else from_store(data, config, split)
+
+
+def open_training(config: Any, unlabelled: Any = None) -> Dataset:
+    """What steps are made of: the split ``train``, and images without labels where the recipe has ``unlabelled``.
+
+    Raises:
+        ConfigError: as :func:`open_split`; or a split of unlabelled images is none.
+    """
+    config = configured(config, "kd.data", "Dataset", "data")
+    if unlabelled is None:
+        return open_split(config, "train")
+    cls = lookup("kd.data", config.name, "Dataset")
+    known = (*cls.without_labels(config), *cls.offers(config))
+    for split in unlabelled.splits:
+        if split not in known:
+            hint = "; data.unlabelled=DIR makes one of a folder of images" if "unlabelled" in type(config).model_fields else ""
+            told = f"{config.name} has no split '{split}'; its splits are {', '.join(known)}{hint}"
+            raise ConfigError(f"unlabelled.splits: {told}")
+    labelled = open_split(config, "train") if unlabelled.share < 1 else None
+    return Joined(labelled, {split: _opened(config, split) for split in unlabelled.splits}, unlabelled.share)

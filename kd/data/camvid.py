@@ -12,12 +12,14 @@ from typing import Any
 from pydantic import PositiveInt
 from torch import Tensor
 
+from kd.config import ConfigError
 from kd.data.dataset import Colour, Dataset, Files, check_labels
 from kd.data.list_files import located, read_list
-from kd.data.reading import data_root, read_pair, resized
+from kd.data.reading import data_root, read_image, read_pair, resized, shrunk
 from kd.types import IGNORE
 
 VOID = 11
+HELD = "held"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -29,10 +31,15 @@ class CamVid(Dataset):
     """
 
     class Config(Dataset.Config):
-        """``root`` holds the layout above (default ``$KD_DATA/camvid``); ``resize`` (H, W) shrinks what is read."""
+        """``root`` holds the layout above (default ``$KD_DATA/camvid``); ``resize`` (H, W) shrinks what is read.
+
+        ``held_out``: sequences of the training set (what file names begin with: 0001TP, 0006R0, 0016E5) that leave it and make
+        the split ``held``, to measure on where ``val`` and ``test`` are trained on without their labels.
+        """
 
         root: str | None = None
         resize: tuple[PositiveInt, PositiveInt] | None = None
+        held_out: tuple[str, ...] = ()
 
     classes: tuple[str, ...] = (
         "sky",
@@ -61,13 +68,20 @@ class CamVid(Dataset):
         (0, 128, 192),
     )
 
+    @classmethod
+    def offers(cls, config: Any) -> tuple[str, ...]:
+        """The three of old, and ``held`` where sequences are held out."""
+        return (*cls.splits, *([HELD] if config.held_out else []))
+
     def __init__(self, config: Any, split: str) -> None:
         self.config = config
         self.root = data_root(config.root, "camvid")
         self.split = split
-        self.stems = read_list(self.root / f"{split}.txt", "CamVid", SUFFIXES)
-        self.images = located(self.root / split, self.stems, SUFFIXES)
-        self.labels = [self.root / f"{split}annot" / f"{stem}.png" for stem in self.stems]
+        folder = "train" if split == HELD else split
+        stems = read_list(self.root / f"{folder}.txt", "CamVid", SUFFIXES)
+        self.stems = _cut(stems, config.held_out, split) if folder == "train" else stems
+        self.images = located(self.root / folder, self.stems, SUFFIXES)
+        self.labels = [self.root / f"{folder}annot" / f"{stem}.png" for stem in self.stems]
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -87,3 +101,20 @@ class CamVid(Dataset):
         labels = labels.where(labels != VOID, IGNORE)
         check_labels(labels, len(self.classes), str(path))
         return resized(image, labels, self.config.resize)
+
+    def image(self, index: int) -> Tensor:
+        """The image alone."""
+        return shrunk(read_image(self.images[index]), self.config.resize)
+
+
+def _cut(stems: list[str], held: tuple[str, ...], split: str) -> list[str]:
+    """The training set, or what is held out of it."""
+    sequences = sorted({_sequence(stem) for stem in stems})
+    for name in held:
+        if name not in sequences:
+            raise ConfigError(f"data.held_out: no training image is of {name}; the sequences are {', '.join(sequences)}")
+    return [stem for stem in stems if (_sequence(stem) in held) == (split == HELD)]
+
+
+def _sequence(stem: str) -> str:
+    return stem.partition("_")[0]

@@ -2,7 +2,9 @@
 
 Layout, as in the official archives: ``leftImg8bit/{train,val,test}/CITY/CITY_SEQ_FRAME_leftImg8bit.png`` and
 ``gtFine/{train,val}/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png``. Label ids become the 19 train ids when read. The test split
-has dummy labels: it can be predicted and submitted, never scored. Cordts et al., CVPR 2016, arXiv 1604.01685.
+has dummy labels: it can be predicted and submitted, never scored. ``leftImg8bit/train_extra``, where it is there, holds 19998
+images more, without fine labels: a student learns from them with ``unlabelled.splits=[train_extra]``. Cordts et al., CVPR 2016,
+arXiv 1604.01685.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from kd.config import ConfigError, InputError
 from kd.data.dataset import Colour, Dataset, Files, LabelError
 from kd.data.list_files import Count, by_stem, check_count
 from kd.data.mask_coding import mapped
-from kd.data.reading import check_sizes, data_root, read_image, read_labels, resized
+from kd.data.reading import check_sizes, data_root, read_image, read_labels, resized, shrunk
 from kd.data.submission import Submission
 from kd.types import IGNORE
 
 IMAGE, LABEL = "_leftImg8bit", "_gtFine_labelIds"
-IMAGES = {"train": 2975, "val": 500, "test": 1525}
+IMAGES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19_998}
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The official label id of each class."""
 LAST_ID = 33
@@ -117,7 +119,7 @@ class Cityscapes(Dataset):
         (119, 11, 32),
     )
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
-    unlabelled: ClassVar[tuple[str, ...]] = ("test",)
+    unlabelled: ClassVar[tuple[str, ...]] = ("test", "train_extra")
     submission: ClassVar[Submission] = Submission(LABEL_IDS, (1024, 2048), frame, "_labelIds")
 
     def __init__(self, config: Any, split: str) -> None:
@@ -139,18 +141,23 @@ class Cityscapes(Dataset):
         return Files(self.images[index], self.labels[index] if self.labels else None)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 ``3 H W``, labels uint8 ``H W``; in ``test`` all are 255.
+        """Image uint8 ``3 H W``, labels uint8 ``H W``; in splits without labels all are 255.
 
         Raises:
             LabelError: a value is no official label id.
             BrokenFileError: a file cannot be decoded, or the sizes differ.
         """
-        image = read_image(self.images[index])
         if not self.labels:
-            return resized(image, torch.full(image.shape[1:], IGNORE, dtype=torch.uint8), self.config.resize)
+            image = self.image(index)
+            return image, torch.full(image.shape[1:], IGNORE, dtype=torch.uint8)
+        image = read_image(self.images[index])
         labels = _train_ids(self.labels[index])
         check_sizes(image, labels, self.labels[index])
         return resized(image, labels, self.config.resize)
+
+    def image(self, index: int) -> Tensor:
+        """The image alone."""
+        return shrunk(read_image(self.images[index]), self.config.resize)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -49,7 +49,7 @@ class Dataset(ABC):
     colours: tuple[Colour, ...]
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     unlabelled: ClassVar[tuple[str, ...]] = ()
-    """Further splits, whose labels are secret: to be predicted, never scored."""
+    """Further splits, whose labels are secret or were never made: to be predicted or learnt from, never scored."""
     channels: int = 3
 
     @abstractmethod
@@ -59,6 +59,11 @@ class Dataset(ABC):
     def offers(cls, config: Any) -> tuple[str, ...]:  # noqa: ARG003
         """The splits that a configuration has."""
         return cls.splits
+
+    @classmethod
+    def without_labels(cls, config: Any) -> tuple[str, ...]:  # noqa: ARG003
+        """The further splits that a configuration has, see ``unlabelled``."""
+        return cls.unlabelled
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -75,6 +80,14 @@ class Dataset(ABC):
     def bands(self) -> Bands:
         """What the images' channels are; so many of 8 bits, where a data set says no more."""
         return Bands(self.channels)
+
+    def image(self, index: int) -> Tensor:
+        """The image alone; its labels need not be there."""
+        return self.read(index)[0]
+
+    def labelled(self, index: int) -> bool:  # noqa: ARG002
+        """Whether a sample has labels; the target of one that has not is ``UNLABELLED`` wherever there is a picture."""
+        return True
 
     def files(self, index: int) -> Files:  # noqa: ARG002
         """Where a sample comes from, so that ``kd check-data`` can tell what the files are."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor
 
@@ -14,9 +15,9 @@ from kd.config import ConfigError
 from kd.data import band_files
 from kd.data.bands import Bands, as_pairs, check_bands
 from kd.data.dataset import Colour, Dataset, Files, Reading
-from kd.data.folder_layout import Layout
+from kd.data.folder_layout import FREE, Layout
 from kd.data.mask_coding import ByColour, ByThreshold, ByValue, ClassColours, ClassValues, Values, palette
-from kd.data.reading import check_sizes, data_root, resized
+from kd.data.reading import check_sizes, data_root, resized, shrunk
 from kd.data.split_names import SPLIT
 from kd.types import IGNORE
 
@@ -46,7 +47,8 @@ class Folder(Dataset):
         ``threshold``: for two classes whose masks are grey, with smoothed edges or lossy: from this level on it is the second.
         ``lists``: split to list file, which holds an image, or an image and its mask, a line.
         ``portions``: split to its share of the files. ``orphans``: whether images without mask, and masks without image, are
-        refused or skipped. ``resize`` (H, W) shrinks what is read.
+        refused or skipped. ``resize`` (H, W) shrinks what is read. ``unlabelled``: a folder of images without masks, the split
+        ``unlabelled``, to learn from by soft labels alone; those that have a mask here are left out of it.
         ``channels`` of the images (3: RGB; others: TIFF, grey pictures, ``.npy`` of ``H W C`` or ``C H W``). ``range``: the
         values that become 0 and 1, ``[low, high]`` or a pair for each channel, where files hold other than 8 bits. ``shown``:
         the channels that pictures show as red, green and blue, or one as grey.
@@ -68,6 +70,7 @@ class Folder(Dataset):
         channels: int = Field(3, ge=1)
         range: Range | None = None
         shown: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+        unlabelled: str | None = None
 
         @model_validator(mode="before")
         @classmethod
@@ -96,6 +99,11 @@ class Folder(Dataset):
         """The splits that the folder has."""
         return Layout(config, data_root(config.root, "folder")).splits
 
+    @classmethod
+    def without_labels(cls, config: Any) -> tuple[str, ...]:
+        """The folder of images without masks, where one is named."""
+        return () if config.unlabelled is None else (FREE,)
+
     def __init__(self, config: Any, split: str) -> None:
         if not config.classes and not config.colours:
             raise ConfigError(
@@ -104,8 +112,10 @@ class Folder(Dataset):
             )
         self.config, self.split = config, split
         self.root = data_root(config.root, "folder")
-        self.pairs = Layout(config, self.root).pairs(split)
-        self.names = _file_names([pair.name for pair in self.pairs])
+        layout, free = Layout(config, self.root), split in self.without_labels(config)
+        pairs = [] if free else layout.pairs(split)
+        found = layout.unlabelled() if free else {pair.name: pair.image for pair in pairs}
+        self.names, self.images, self.masks = _file_names(list(found)), list(found.values()), [pair.mask for pair in pairs]
         self.classes, self.colours = _declared(config)
         self.channels = config.channels
         self._labels = self._reader()
@@ -124,23 +134,29 @@ class Folder(Dataset):
         return ByValue(config.classes, config.ignore, self._all_masks)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.images)
 
     def identity(self, index: int) -> str:
         """The path below the folder of images without suffix, ``/`` written as ``__``."""
         return self.names[index]
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image uint8 ``C H W``, or floats in [0, 1] with ``range``; labels uint8 ``H W``."""
-        pair = self.pairs[index]
-        image, labels = band_files.read(pair.image, self.bands), self._labels(pair.mask)
-        check_sizes(image, labels, pair.mask, pair.image)
+        """Image uint8 ``C H W``, or floats in [0, 1] with ``range``; labels uint8 ``H W``, all 255 in ``unlabelled``."""
+        if not self.masks:
+            image = self.image(index)
+            return image, torch.full(image.shape[1:], IGNORE, dtype=torch.uint8)
+        image, labels = band_files.read(self.images[index], self.bands), self._labels(self.masks[index])
+        check_sizes(image, labels, self.masks[index], self.images[index])
         return resized(image, labels, self.config.resize)
+
+    def image(self, index: int) -> Tensor:
+        """The image alone."""
+        return shrunk(band_files.read(self.images[index], self.bands), self.config.resize)
 
     def files(self, index: int) -> Files:
         """The image's and the mask's."""
         read: Reading = "colours" if self.config.colours else "numbers" if self.config.threshold is None else "greys"
-        return Files(self.pairs[index].image, self.pairs[index].mask, read)
+        return Files(self.images[index], self.masks[index] if self.masks else None, read)
 
     def _all_masks(self) -> Iterator[Path]:
         layout = Layout(self.config, self.root)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError
 from kd.data.band_files import ARRAYS
-from kd.data.folder_files import ListFile, Pair, Strays, indices, matched
+from kd.data.folder_files import ListFile, Pair, Strays, index, indices, matched
 from kd.data.reading import SUFFIXES
 from kd.data.split_names import SPLIT, purpose
 
 USUAL = ("train", "val", "test")
+FREE = "unlabelled"
+"""The split of images without masks."""
 PORTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
@@ -96,6 +99,29 @@ class Layout:
         if not chosen:
             raise ConfigError(self._why_empty(split, images, len(found), len(strays.images)))
         return chosen
+
+    def unlabelled(self) -> dict[str, Path]:
+        """The images of the folder that ``data.unlabelled`` names, without those of any split and their masks; by name.
+
+        Raises:
+            ConfigError: it is no folder, or nothing is left.
+        """
+        folder = self.root / Path(self.config.unlabelled).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"data.unlabelled: {folder} is no directory; name a folder of images, below {self.root} or whole")
+        known = {path.resolve() for pair in self._paired() for path in (pair.image, pair.mask)}
+        there = index(folder) or index(folder, ARRAYS)
+        found = {name: there[name] for name in sorted(there) if there[name].resolve() not in known}
+        if not found:
+            told = f"the {len(there)} images in it have masks" if there else f"pictures end in {', '.join(SUFFIXES)}"
+            raise ConfigError(f"data.unlabelled: {folder} holds no image without a mask; {told}. Name another folder, or null")
+        return found
+
+    def _paired(self) -> Iterator[Pair]:
+        """The pairs of all splits that can be opened."""
+        for split in self.splits:
+            with suppress(ConfigError):
+                yield from self.pairs(split)
 
     def _there(self, folder: Path) -> str:
         """What a user may have meant."""

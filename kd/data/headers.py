@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,16 @@ def samples(image: Image.Image) -> int:
     return max(there, image.tag_v2.get(SAMPLES_PER_PIXEL, 1)) if image.format == "TIFF" else there  # type: ignore[attr-defined]
 
 
+def check_samples(path: Path, image: Image.Image) -> None:
+    """Refuse a TIFF of which not all channels would be read.
+
+    Raises:
+        BrokenFileError: naming their numbers.
+    """
+    if (there := samples(image)) > len(image.getbands()):
+        raise BrokenFileError(f"{path}: has {there} channels, of which {len(image.getbands())} alone would be read; convert it")
+
+
 def is_lossy(path: Path, image: Image.Image) -> bool:
     """Whether the codec invents values along edges: JPEG, also inside TIFF, and lossy WebP."""
     if image.format == "WEBP":
@@ -105,6 +115,13 @@ def orientation(image: Image.Image) -> int:
     except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def turn_of(path: Path) -> int:
+    """How EXIF turns the picture of a file; 1 also of what is no picture."""
+    with suppress(*DECODING), Image.open(path) as image:
+        return orientation(image)
+    return 1
 
 
 def upright(image: Image.Image, values: np.ndarray) -> np.ndarray:

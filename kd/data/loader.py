@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from kd.config import ConfigError
 from kd.data.augment import Augmentation, augment
 from kd.data.dataset import Dataset, check_labels, has_strangers
+from kd.data.joined import Joined
 from kd.data.lazy_torchvision import functional
 from kd.seeds import derive, generator
 from kd.types import Batch, Geometry
@@ -51,10 +53,35 @@ class Order:
         return [self._at(position) for position in range(step * self.batch, (step + 1) * self.batch)]
 
 
+class Blend:
+    """The order of a data set of ``known`` samples with labels and ``free`` ones behind them, each an endless stream.
+
+    Of each batch ``share`` is of the latter, spread evenly over it, so that parts and processes get as many.
+    """
+
+    def __init__(self, known: int, free: int, batch: int, share: float, seed: int) -> None:
+        self.batch, self.number, self.first = batch, round(batch * share), known
+        self.known, self.free = Order(known, batch - self.number, seed), Order(free, self.number, derive(seed, "unlabelled"))
+
+    def step(self, step: int) -> list[Draw]:
+        """The whole global batch of a step."""
+        known, free = iter(self.known.step(step)), iter(self.free.step(step))
+        behind = (draw._replace(number=draw.number + self.first) for draw in free)
+        before = [place * self.number // self.batch for place in range(self.batch + 1)]
+        return [next(behind if later > now else known) for now, later in pairwise(before)]
+
+
+def order_of(data: Dataset, batch: int, seed: int) -> Order | Blend:
+    """How training goes through a data set."""
+    if not isinstance(data, Joined):
+        return Order(len(data), batch, seed)
+    return Blend(data.known, len(data) - data.known, batch, data.share, seed)
+
+
 class Portions:
     """Batch sampler: this process's share of each step, in ``accumulate`` equal parts."""
 
-    def __init__(self, order: Order, first: int, last: int, accumulate: int, rank: int, world: int) -> None:
+    def __init__(self, order: Order | Blend, first: int, last: int, accumulate: int, rank: int, world: int) -> None:
         if order.batch % (accumulate * world):
             raise ConfigError(
                 f"schedule.batch: is {order.batch}; {world} processes x {accumulate} accumulated parts need a multiple of "
@@ -87,7 +114,7 @@ class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
         view = draw.epoch % views if views else 0
         fixed = ("view", view, name) if views else (self.seed, "augment", draw.epoch, draw.number)
         crop, target, geometry = augment(self.config, image, labels, generator(*fixed))
-        if has_strangers(target, self.classes):
+        if has_strangers(target, self.classes) and self.data.labelled(draw.number):
             check_labels(target, self.classes, name)
         return crop, target, name, geometry._replace(view=view)
 
@@ -133,7 +160,7 @@ def training_batches(
         ConfigError: the global batch does not divide evenly.
     """
     _prepare(workers)
-    portions = Portions(Order(len(data), batch, seed), first, last, accumulate, rank, world)
+    portions = Portions(order_of(data, batch, seed), first, last, accumulate, rank, world)
     return DataLoader(
         Crops(data, augmentation, derive(seed, "crops")),
         batch_sampler=portions,

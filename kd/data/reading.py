@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.data.headers import DECODING, DEEP, TURNED, BrokenFileError, bits, is_lossy, opened, orientation, samples, upright
+from kd.data.headers import DECODING, DEEP, TURNED, BrokenFileError, bits, check_samples, is_lossy, opened, turn_of, upright
 from kd.data.lazy_torchvision import functional
 from kd.data.plain_files import plain_pixels
 
@@ -138,8 +137,7 @@ def _photo(path: Path, image: Image.Image, ready: Pixels) -> NDArray[np.uint8]:
             "to guess. Convert the images to 8 bits"
         )
     _refuse_deep_colours(path, image)
-    if (there := samples(image)) > len(image.getbands()):
-        raise BrokenFileError(f"{path}: has {there} channels, of which {len(image.getbands())} alone would be read; convert it")
+    check_samples(path, image)
     return _rgb(image, ready)
 
 
@@ -225,16 +223,11 @@ def check_sizes(image: Tensor, labels: Tensor, label_file: Path, image_file: Pat
         return
     sizes = f"{labels.shape[0]}x{labels.shape[1]}, its image {image.shape[1]}x{image.shape[2]}"
     remedy = "Convert the labels again"
-    if image_file is not None and tuple(labels.shape) == (image.shape[2], image.shape[1]):
-        turned = 1
-        with suppress(*DECODING), Image.open(image_file) as file:  # an array has none
-            turned = orientation(file)
-        if turned in TURNED:
-            sizes += f" as its EXIF orientation {turned} turns it"
-            remedy = (
-                "Turn the labels as a viewer shows the image, or remove the orientation from the image where labels fit the "
-            )
-            remedy += "pixels as they are stored"
+    across = image_file is not None and tuple(labels.shape) == (image.shape[2], image.shape[1])
+    if image_file is not None and across and (turned := turn_of(image_file)) in TURNED:
+        sizes += f" as its EXIF orientation {turned} turns it"
+        remedy = "Turn the labels as a viewer shows the image, or remove the orientation from the image where labels fit the "
+        remedy += "pixels as they are stored"
     raise BrokenFileError(f"{label_file}: is {sizes}; label and image must have one size. {remedy}")
 
 
@@ -243,5 +236,12 @@ def resized(image: Tensor, labels: Tensor, size: tuple[int, int] | None) -> tupl
     if size is None or tuple(labels.shape) == tuple(size):
         return image, labels
     tf = functional()
-    image = tf.resize(image, list(size), tf.InterpolationMode.BILINEAR, antialias=True)
-    return image, tf.resize(labels.unsqueeze(0), list(size), tf.InterpolationMode.NEAREST_EXACT)[0]
+    return shrunk(image, size), tf.resize(labels.unsqueeze(0), list(size), tf.InterpolationMode.NEAREST_EXACT)[0]
+
+
+def shrunk(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """An image alone, see :func:`resized`."""
+    if size is None or tuple(image.shape[-2:]) == tuple(size):
+        return image
+    tf = functional()
+    return tf.resize(image, list(size), tf.InterpolationMode.BILINEAR, antialias=True)

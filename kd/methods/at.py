@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kd.config import ConfigError
 from kd.keywords import keywords
 from kd.losses.formed import Gradients, formed
 from kd.losses.loss import global_mean
-from kd.methods.maps import KdMask, chosen, square_lengths, valid
+from kd.methods.maps import KdMask, Tap, field_of, pair, square_lengths, valid, widths_at
 from kd.methods.method import Method
-from kd.types import Outputs, Sizes, full_precision, resample
+from kd.types import Outputs, Sizes
 
 
 def attention(features: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -57,7 +56,7 @@ class AT(Method):
     class Config(Method.Config):
         """``taps``: ``embedding``, or numbers of backbone levels (-1 the last)."""
 
-        taps: tuple[Literal["embedding"] | int, ...] = Field(default=("embedding",), min_length=1)
+        taps: tuple[Tap, ...] = Field(default=("embedding",), min_length=1)
         kd_mask: KdMask = "all"
 
     terms = ("attention",)
@@ -65,21 +64,14 @@ class AT(Method):
     @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
-        self.needs = frozenset("embedding" if tap == "embedding" else "pyramid" for tap in config.taps)
+        self.needs = frozenset(field_of(tap) for tap in config.taps)
         for tap in config.taps:
-            levels = min(len(student.pyramid), len(teacher.pyramid))
-            if isinstance(tap, int) and not -levels <= tap < levels:
-                raise ConfigError(f"method.taps: holds level {tap}, but both networks have {levels} levels, 0..{levels - 1}")
+            widths_at(tap, student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """The term ``attention``."""
         values = []
         for tap in self.config.taps:
-            mine, theirs = (full_precision(_tapped(outputs, tap)) for outputs in (student, teacher))
-            mine = resample(mine, (int(theirs.shape[-2]), int(theirs.shape[-1])), student.align_corners)
-            values.append(attention_transfer(mine, theirs.detach(), valid(target, theirs, self.config.kd_mask)))
+            mine, theirs = pair(student, teacher, tap)
+            values.append(attention_transfer(mine, theirs, valid(target, teacher, theirs, self.config.kd_mask)))
         return {"attention": torch.stack(values).mean()}
-
-
-def _tapped(outputs: Outputs, tap: str | int) -> Tensor:
-    return chosen(outputs, tap) if isinstance(tap, str) else outputs.pyramid[tap]

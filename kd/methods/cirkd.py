@@ -125,8 +125,8 @@ class CIRKD(Method):
         self.remember(its, labels, moment)
         own, anchors = unit(self.head(mine)), labels != IGNORE
         terms = {
-            "kl": logit_kl(*logits, valid(target, logits[1], config.kd_mask)),
-            "mini": self._mini_batch(mine, theirs, target),
+            "kl": logit_kl(*logits, valid(target, teacher, logits[1], config.kd_mask)),
+            "mini": self._mini_batch(mine, theirs, teacher, target),
         }
         for name, bank in (("pixel", self.pixel_bank), ("region", self.region_bank)):
             source = generator(*moment, name)
@@ -134,11 +134,11 @@ class CIRKD(Method):
             terms[name] = memory_term(own, its, bank.negatives(slots), anchors, config.temperature, config.softening)
         return terms
 
-    def _mini_batch(self, mine: Tensor, theirs: Tensor, target: Tensor) -> Tensor:
+    def _mini_batch(self, mine: Tensor, theirs: Tensor, teacher: Outputs, target: Tensor) -> Tensor:
         config = self.config
         if config.pool > 1:
             mine, theirs = (F.avg_pool2d(maps, config.pool, config.pool, ceil_mode=True) for maps in (mine, theirs))
-        keep = valid(target, theirs, config.kd_mask)
+        keep = valid(target, teacher, theirs, config.kd_mask)
         return mini_batch(unit(mine), unit(theirs), config.temperature, config.group, None if keep is None else keep.flatten(1))
 
     @torch.no_grad()

@@ -90,7 +90,7 @@ class CWD(Method):
         """All terms by name."""
         config = self.config
         logits = pair(student, teacher)
-        keep = valid(target, logits[1], config.kd_mask)
+        keep = valid(target, teacher, logits[1], config.kd_mask)
         terms = {name: self._compare(student, teacher, target, field) for field, name in self.names.items()}
         if config.kl:
             terms["kl"] = logit_kl(*logits, keep)
@@ -103,7 +103,7 @@ class CWD(Method):
         if field == "embedding" and self.projection is not None:
             mine = self.projection(mine)
             scale = self.teacher.embedding / self.student.embedding if config.variant == "code" else 1.0
-        keep = valid(target, theirs, config.kd_mask)
+        keep = valid(target, teacher, theirs, config.kd_mask)
         return scale * divergence(mine, theirs, keep, temperature=config.temperature, over=config.over, kind=config.kind)
 
     def players(self) -> Any:

@@ -117,7 +117,7 @@ class DIST(Method):
         temperature, terms = self.config.temperature, {}
         for end, field in self.fields.items():
             mine, theirs = pair(student, teacher, field)
-            keep = valid(target, theirs, self.config.kd_mask)
+            keep = valid(target, teacher, theirs, self.config.kd_mask)
             p, q = (mine / temperature).softmax(1), (theirs / temperature).softmax(1)
             terms[f"inter{end}"] = temperature**2 * inter_class(p, q, keep)
             batchwise = self.config.variant == "code"

@@ -44,4 +44,4 @@ class FitNet(Method):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """The term ``hint``."""
         mine, theirs = pair(student, teacher, "embedding")
-        return {"hint": regression(self.projection(mine), theirs, valid(target, theirs, self.config.kd_mask))}
+        return {"hint": regression(self.projection(mine), theirs, valid(target, teacher, theirs, self.config.kd_mask))}

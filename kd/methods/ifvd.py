@@ -121,8 +121,8 @@ class IFVD(Method):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
         logits, features = pair(student, teacher), pair(student, teacher, "embedding")
-        keep = valid(target, logits[1], self.config.kd_mask)
-        kept = valid(target, features[1], self.config.kd_mask)
+        keep = valid(target, teacher, logits[1], self.config.kd_mask)
+        kept = valid(target, teacher, features[1], self.config.kd_mask)
         labels = labels_at(target, features[1])
         terms = {
             "kl": logit_kl(*logits, keep),

@@ -14,6 +14,7 @@ from kd.losses.kl import KL, soft_kl
 from kd.losses.loss import Loss, by_blocks
 from kd.losses.overlap import JaccardMetricLoss
 from kd.losses.streamed import sums
+from kd.methods.maps import heeded
 from kd.methods.method import Method
 from kd.types import IGNORE, Outputs, Sizes
 
@@ -24,7 +25,8 @@ HARD = ("ce", "ce_aux", "jaccard_hard")
 class JmlKd(Method):
     """The whole objective of Wang, Ning, Blaschko, arXiv 2302.05666; a recipe that uses it sets ``loss: null``.
 
-    All terms act on logits resampled to the labels' resolution, over labelled pixels only. With ``p = softmax(z_t / T)``:
+    All terms act on logits resampled to the labels' resolution, over labelled pixels only (soft ones over those of unlabelled
+    images, too). With ``p = softmax(z_t / T)``:
     ``ce = CE(z, y)``, ``kl = T^2 KL(p || softmax(z / T))``, ``jaccard_hard = JML(z, y)``, ``jaccard_soft = JML(z, p)``, and on
     the auxiliary heads ``ce_aux``, ``kl_aux`` (the teacher's auxiliary head teaches the student's; JML sees main heads only).
 
@@ -67,36 +69,41 @@ class JmlKd(Method):
         if by_blocks(student.logits) and self.jaccard.summed(True) is not None:
             return self._by_blocks(student, teacher, target)
         size = (int(target.shape[-2]), int(target.shape[-1]))
-        keep, temperature = target != IGNORE, self.config.temperature
+        keep, heed, temperature = target != IGNORE, heeded(target, teacher, size), self.config.temperature
         logits = student.at(size)
         soft = soft_labels(teacher, size, "logits", temperature)
         tempered = logits / temperature if self.config.temper_student else logits
         terms = {
             "ce": cross_entropy(logits, target, keep),
-            "kl": soft_kl(logits, soft, keep, temperature=temperature),
+            "kl": soft_kl(logits, soft, heed, temperature=temperature),
             "jaccard_hard": self.jaccard(logits, target, keep),
-            "jaccard_soft": self.jaccard(tempered, soft, keep),
+            "jaccard_soft": self.jaccard(tempered, soft, heed),
         }
         if self.config.aux:
             aux = student.at(size, "aux_logits")
             terms["ce_aux"] = cross_entropy(aux, target, keep)
             soft_aux = soft_labels(teacher, size, "aux_logits", temperature)
-            terms["kl_aux"] = soft_kl(aux, soft_aux, keep, temperature=temperature)
+            terms["kl_aux"] = soft_kl(aux, soft_aux, heed, temperature=temperature)
         return terms
 
     def _by_blocks(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
-        """The same without maps of the labels' resolution. At T = 1 one look at the pixels serves all terms of a head."""
-        config, keep, terms = self.config, target != IGNORE, dict[str, Tensor]()
+        """The same without maps of the labels' resolution. At T = 1 one look at the pixels serves all terms of a head, if all
+        have labels."""
+        config, terms, free = self.config, dict[str, Tensor](), teacher.unlabelled is not None
+        keep = target != IGNORE
+        heed = heeded(target, teacher, (int(target.shape[-2]), int(target.shape[-1])))
+        seen_by = {True: (target, keep), False: (target.where(keep, 0), heed) if free else (target, keep)}
         tempered = {"kl", "kl_aux", *(["jaccard_soft"] if config.temper_student else [])}
         for field in ("logits", "aux_logits") if config.aux else ("logits",):
             names = [name for name in self.terms if name.endswith("_aux") == (field == "aux_logits")]
-            looks: dict[float, list[str]] = {}
+            looks: dict[tuple[float, bool], list[str]] = {}
             for name in names:
-                looks.setdefault(config.temperature if name in tempered else 1.0, []).append(name)
-            for own, seen_together in looks.items():
+                own = config.temperature if name in tempered else 1.0
+                looks.setdefault((own, name in HARD or not free), []).append(name)
+            for (own, hard), seen_together in looks.items():
                 wanted = frozenset[str]().union(*(self._wanted(name) for name in seen_together))
                 knobs = {"temperature": config.temperature, "student_temperature": own}
-                seen = sums(student, target, keep, wanted, field=field, soft=teacher, **knobs)
+                seen = sums(student, *seen_by[hard], wanted, field=field, soft=teacher, **knobs)
                 terms |= {name: self._loss(name).from_sums(seen, name in HARD) for name in seen_together}
         return {name: terms[name] for name in self.terms}
 

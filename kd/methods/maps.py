@@ -16,26 +16,50 @@ from torch import Tensor, nn
 from kd.config import ConfigError
 from kd.losses.formed import refuse_second, saved
 from kd.losses.loss import global_mean
-from kd.types import IGNORE, Outputs, full_precision, nearest_labels, resample
+from kd.types import IGNORE, Outputs, Sizes, full_precision, nearest_labels, resample
 
 KdMask = Literal["all", "valid"]
-"""Whether ignored and padded pixels take part, as in all published code but JDTLosses', or are left out."""
+"""Whether ignored and padded pixels take part, as in all published code but JDTLosses', or are left out. Unlabelled images take
+part either way."""
+
+Tap = Literal["embedding"] | int
+"""Where features are read: the embedding, or a level of the backbone by its number, -1 the last."""
 
 
-def chosen(outputs: Outputs, field: str) -> Tensor:
-    """A field of outputs.
+def field_of(tap: Tap) -> str:
+    """The field of ``Outputs`` that holds what is tapped."""
+    return "pyramid" if isinstance(tap, int) else tap
+
+
+def widths_at(tap: Tap, student: Sizes, teacher: Sizes, key: str = "method.taps") -> tuple[int, int]:
+    """Channels of both networks' maps at a tap, which ``key`` of the recipe names.
+
+    Raises:
+        ConfigError: they have no such level.
+    """
+    if not isinstance(tap, int):
+        return student.embedding, teacher.embedding
+    levels = min(len(student.pyramid), len(teacher.pyramid))
+    if not -levels <= tap < levels:
+        has = f"both networks have {levels} levels, 0..{levels - 1}" if levels else "one of the networks gives no levels"
+        raise ConfigError(f"{key}: holds level {tap}, but {has}")
+    return student.pyramid[tap], teacher.pyramid[tap]
+
+
+def chosen(outputs: Outputs, field: str | int) -> Tensor:
+    """A field of outputs, or a level of the backbone.
 
     Raises:
         ConfigError: the network does not give it.
     """
-    found = getattr(outputs, field)
+    found = outputs.pyramid[field] if isinstance(field, int) else getattr(outputs, field)
     if found is None:
         raise ConfigError(f"method: it reads {field}, which one of the two networks does not give; see the method's card")
     return found
 
 
-def pair(student: Outputs, teacher: Outputs, field: str = "logits") -> tuple[Tensor, Tensor]:
-    """The student's map at the teacher's grid, and the teacher's, detached."""
+def pair(student: Outputs, teacher: Outputs, field: str | int = "logits") -> tuple[Tensor, Tensor]:
+    """The student's map at the teacher's grid, and the teacher's, detached. A number is a level of the backbone."""
     theirs = full_precision(chosen(teacher, field).detach())
     mine = full_precision(chosen(student, field))
     return resample(mine, (int(theirs.shape[-2]), int(theirs.shape[-1])), student.align_corners), theirs
@@ -46,9 +70,22 @@ def labels_at(target: Tensor, like: Tensor) -> Tensor:
     return nearest_labels(target, (int(like.shape[-2]), int(like.shape[-1])))
 
 
-def valid(target: Tensor, like: Tensor, choice: KdMask) -> Tensor | None:
-    """Bool ``B h w`` of the pixels that take part, or None for all."""
-    return labels_at(target, like) != IGNORE if choice == "valid" else None
+def heeded(target: Tensor, teacher: Outputs, size: tuple[int, int]) -> Tensor:
+    """Bool ``B h w`` of a grid: labelled pixels, and those of images without labels where the teacher is not in doubt."""
+    labelled, free = nearest_labels(target, size) != IGNORE, teacher.unlabelled
+    if free is None:
+        return labelled
+    counts = nearest_labels(free.pixels, size)
+    return labelled | (counts if free.doubted is None else counts & ~nearest_labels(free.doubted, size))
+
+
+def valid(target: Tensor, teacher: Outputs, like: Tensor, choice: KdMask) -> Tensor | None:
+    """Bool ``B h w`` of the pixels that take part at the grid of a map ``B D h w``, or None for all."""
+    size = (int(like.shape[-2]), int(like.shape[-1]))
+    if choice == "valid":
+        return heeded(target, teacher, size)
+    free = teacher.unlabelled
+    return None if free is None or free.doubted is None else ~nearest_labels(free.doubted, size)
 
 
 def mean(values: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -147,7 +147,7 @@ class MasKD(Method):
             mask = masks(self.tokens.values.to(theirs.dtype), theirs)
             if self.config.variant == "detection":
                 mask = mask * masks(self.tokens.values.to(theirs.dtype), mine.detach())
-            keep = valid(target, theirs, self.config.kd_mask)
+            keep = valid(target, teacher, theirs, self.config.kd_mask)
             terms[name] = masked_difference(mine, theirs, mask, keep, self.config.variant)
         return terms
 

@@ -93,9 +93,9 @@ class SKD(Method):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
         config, logits = self.config, pair(student, teacher)
-        keep = valid(target, logits[1], config.kd_mask)
+        keep = valid(target, teacher, logits[1], config.kd_mask)
         features = pair(student, teacher, "embedding")
-        kept = valid(target, features[1], config.kd_mask)
+        kept = valid(target, teacher, features[1], config.kd_mask)
         if kept is not None:
             features = tuple(maps.where(kept.unsqueeze(1), 0) for maps in features)  # type: ignore[assignment]
         mine, its = (nodes(maps, config.variant, config.scale) for maps in features)

@@ -32,6 +32,10 @@ LATER: Tree = {
     "student.channels": 3,
     "teacher.channels": None,
     "members.channels": None,
+    "unlabelled": None,
+    "data.held_out": [],
+    "method.standardise": False,
+    "members.standardise": False,
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from kd.recipe.library import method_files, recipe_file
 from kd.recipe.merging import Origins, Tree, annotated, merge, override, read
 from kd.recipe.method_words import spelled_out
 from kd.recipe.schema import Recipe, build, plain
+from kd.recipe.smoke import shrunk
 
 AUX = "aux_logits"
 COMMAND = "command line"
@@ -51,8 +51,8 @@ class Draft:
         merge(self.tree, deepcopy(dict(change)), self.origins, source)
 
     def lacks(self, key: str) -> bool:
-        """Whether a dotted key means nothing here: of the teacher or the method, where there is none, a knob that the method
-        has not, or the weight of a term that is not there."""
+        """Whether a dotted key means nothing here: of the teacher, the method or images without labels, where there is no
+        method, a knob that the method has not, or the weight of a term that is not there."""
         part, dot, rest = key.partition(".")
         if part == "weights" and dot:
             return rest not in (self.tree.get("weights") or {}) and rest not in (self.tree.get("loss") or {})
@@ -61,6 +61,8 @@ class Draft:
         if part == "method" and rest and isinstance(self.tree.get(part), dict):
             knobs = _fields("kd.methods", self.tree[part], "Method")
             return knobs is not None and rest.partition(".")[0] not in knobs
+        if part == "unlabelled":
+            return self.tree.get("method") is None
         return bool(dot) and part in ("teacher", "method") and self.tree.get(part) is None
 
     def build(self) -> Recipe:
@@ -74,6 +76,7 @@ class Draft:
                 f"{self.name}: describes a pair of networks, not how the student is trained; name a method beside it, e.g. "
                 f"`kd train {self.name} ce`. Methods: {', '.join(method_files())}"
             )
+        _fit_labels(self)
         _fit_heads(self)
         _fit_channels(self)
         fill(self.tree, self.origins, self.file, self._is_new if self.resolved else lambda _: True)
@@ -86,7 +89,8 @@ class Draft:
 
 
 def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
-    """A recipe by name or path, with the method that ``word`` names. A method without distillation needs no teacher.
+    """A recipe by name or path, with the method that ``word`` names. One without distillation needs no teacher, and learns
+    nothing from images without labels.
 
     Raises:
         ConfigError: there is no such recipe or method, or the recipe says itself how the student is trained.
@@ -103,7 +107,7 @@ def draft(name: str | Path, word: str = "", near: Path | None = None) -> Draft:
     chosen, sources = spelled_out(word, file)
     merge(tree, chosen, origins, sources)
     if not tree.get("method"):
-        merge(tree, {"teacher": None}, origins, COMMAND)
+        merge(tree, {"teacher": None, **({"unlabelled": None} if "unlabelled" in tree else {})}, origins, COMMAND)
     return Draft(tree, origins, frozenset(sources.values()), str(name), file)
 
 
@@ -144,7 +148,7 @@ def load(
             raise ConfigError(f"{word} trains without a teacher; drop teacher=, or choose a method that distils")
         found.merge(change)
     if not taught:
-        found.merge(dict.fromkeys(("method", "teacher", "labels", "loss", "weights")))
+        found.merge(dict.fromkeys(("method", "teacher", "labels", "loss", "weights", "unlabelled")))
         found.merge({"loss": {"ce": {"name": "cross_entropy"}}, "weights": {"ce": 1.0}})
     if not normalised:
         found.apply(dict.fromkeys(("student.mean", "student.std"), [0.5] * channels_of(found.tree.get("data"))), "")
@@ -177,6 +181,14 @@ def _told(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(str(member.get("name")) for member in value)
     return str(value.get("name") or "+".join(value)) if isinstance(value, Mapping) else str(value)
+
+
+def _fit_labels(found: Draft) -> None:
+    """Where no pixel has a label there is no task loss: what a word brought goes."""
+    asked = found.tree.get("unlabelled") or {}
+    if found.brought and isinstance(asked, dict) and asked.get("share") in (1, 1.0):
+        on_labels = [term for term in found.tree.get("loss") or {} if found.origins.get(f"loss.{term}.name") in found.brought]
+        found.merge({"loss": dict.fromkeys(on_labels), "weights": dict.fromkeys(on_labels)}, "no labels")
 
 
 def _fit_heads(found: Draft) -> None:
@@ -219,29 +231,6 @@ def _has_auxiliary_head(student: Any) -> bool:
 def _without_head(method: Mapping[str, Any]) -> dict[str, Any]:
     """The knob that makes a method leave the auxiliary heads alone, where it has one that nobody has set."""
     return {"aux": False} if "aux" in (_fields("kd.methods", method, "Method") or {}) and "aux" not in method else {}
-
-
-def shrunk(recipe: Recipe) -> Tree:
-    """What turns a recipe into a run of seconds on the CPU, without files: tiny procedural images, four steps, an untrained
-    teacher of the student's own kind. Losses, method, weights and optimizer stay."""
-    overlay: Tree = {
-        "data": {"name": "shapes", "size": [64, 96], "train": 16, "val": 2, "test": 2, "channels": channels_of(recipe.data)},
-        "augmentation": {"crop": [64, 64]},
-        "student": {"pretrained": False},
-        "schedule": {"steps": 4, "batch": 2 * recipe.schedule.accumulate * int(os.environ.get("WORLD_SIZE", "1"))},
-        "evaluation": {"every": 4, "predictor": {"name": "whole"}},
-        "run": {
-            "workers": 0,
-            "log_every": 1,
-            "checkpoint_every": 4,
-            "previews": 2,
-            "wandb": {"mode": "disabled"},
-            "absent_classes": "allow",
-        },
-    }
-    if recipe.teacher is not None:
-        overlay["teacher"] = {"name": "fresh", "network": {**plain(recipe)["student"], "pretrained": False}, "channels": None}
-    return overlay
 
 
 def describe(recipe: Recipe, origins: Origins) -> str:

@@ -17,8 +17,10 @@ from kd.lookup import lookup, named
 from kd.losses.label_smoothing import LabelSmoothing
 from kd.losses.mixture import check_weights
 from kd.recipe.channels import check_channels
+from kd.recipe.evaluating import Evaluating
 from kd.recipe.later import known_before
 from kd.recipe.merging import Tree
+from kd.recipe.unlabelled import Unlabelled, check_unlabelled
 from kd.schedules import OptimizerConfig
 
 AnyMethod: Any = named("kd.methods", "Method")
@@ -64,23 +66,6 @@ class Schedule(Config):
     clip: float = Field(0.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-
-
-class Evaluating(Config):
-    """``select`` is the split that chooses the best checkpoint, ``report`` the one whose numbers are the result.
-
-    ``every`` steps (0: only at the end); ``limit`` images of ``select`` between (0: all), the final evaluation is always whole.
-    What is reported is computed in float32; ``quick`` lets the evaluations in between compute as training does.
-    """
-
-    predictor: named("kd.evaluate", "Predictor") = Field(default={"name": "whole"})  # type: ignore[valid-type]
-    select: str = "val"
-    report: str = "val"
-    every: int = Field(0, ge=0)
-    limit: int = Field(0, ge=0)
-    quick: bool = False
-    batch: int = Field(1, ge=1)
-    calibration: bool = True
 
 
 class Tracking(Config):
@@ -139,6 +124,7 @@ class Recipe(Config):
     loss: Annotated[dict[str, named("kd.losses", "Loss")] | None, BeforeValidator(_some)] = None  # type: ignore[valid-type]
     method: Annotated[AnyMethod | None, BeforeValidator(_stacked, AnyMethod | list[AnyMethod] | None)] = None
     weights: dict[str, float] = Field(default_factory=dict)
+    unlabelled: Unlabelled | None = None
     schedule: Schedule = Schedule()
     evaluation: Evaluating = Evaluating()
     run: Machine = Machine()
@@ -165,6 +151,7 @@ class Recipe(Config):
             )
         self._check_weights()
         check_channels(self)
+        check_unlabelled(self)
         return self
 
     def _check_weights(self) -> None:
@@ -185,6 +172,7 @@ IDENTITY = (
     "loss",
     "method",
     "weights",
+    "unlabelled",
     "schedule",
     "evaluation",
 )
@@ -219,7 +207,15 @@ def fingerprint(
     values = {part: tree[part] for part in parts}
     if "data" in values:
         values["data"] = {key: value for key, value in values["data"].items() if key not in PLACES}
-    return hashlib.sha256(json.dumps(known_before(values), sort_keys=True).encode()).hexdigest()[:12]
+    return _digest(known_before(values))
+
+
+def _digest(values: Tree) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+NOTHING = _digest({})
+"""The fingerprint of parts that are as they were before they came."""
 
 
 def contents(recipe: Recipe) -> dict[str, str]:

@@ -35,6 +35,7 @@ def about(block: Block) -> list[str]:
         lines.append(
             f"No label of the split contains {', '.join(names)}: runs that predict them all the same count them 0 in mIoU"
         )
+    lines += block.gains
     if block.allowed:
         lines.append(f"Allowed to differ between rows: {', '.join(block.allowed)}")
     return lines

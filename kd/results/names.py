@@ -31,6 +31,11 @@ METHODS = {
     "cirkd": "CIRKD",
     "maskd": "MasKD",
     "dist": "DIST",
+    "afdcd": "Af-DCD",
+    "attnfd": "AttnFD",
+    "dsd": "DSD",
+    "nfd": "NFD",
+    "cirkd_v2": "CIRKDV2",
     "jml_kd": "JML-KD",
 }
 """How papers write them, in the order of the benchmark table's columns."""

@@ -16,7 +16,7 @@ from kd.results.differences import covers, differing, flat
 from kd.results.names import row_label
 from kd.results.runs import Run
 
-ROW = ("labels", "loss", "method", "weights")
+ROW = ("labels", "loss", "method", "weights", "unlabelled")
 """What makes a row."""
 METHOD = ("method.name", "method")
 """Axes that name a row whatever the others say."""
@@ -36,7 +36,7 @@ def named_rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[
     own = [axis for axis in _varying([words for _, words in rows]) if "." not in axis]
     names: dict[str, list[tuple[list[Run], Words]]] = {}
     for runs, words in rows:
-        names.setdefault(_name(runs, words, own) + _cached(runs[0]), []).append((runs, words))
+        names.setdefault(_name(runs, words, own) + unlabelled(runs[0].recipe) + _cached(runs[0]), []).append((runs, words))
     found: dict[str, list[Run]] = {}
     for name, alike in names.items():
         for told, (runs, _) in zip(_told(alike, allow), alike, strict=True):
@@ -64,6 +64,14 @@ def _cached(run: Run) -> str:
         return ""
     how = (run.teacher or {}).get("cached")
     return f", cached teacher ({how})" if how else ", cached teacher"
+
+
+def unlabelled(recipe: Mapping[str, Any]) -> str:
+    """Which images without labels a recipe learns from, if it does."""
+    if not (asked := recipe.get("unlabelled")):
+        return ""
+    splits = ", ".join(asked["splits"])
+    return f", no labels ({splits})" if asked["share"] == 1 else f", + unlabelled {splits}"
 
 
 def _run_named_by(value: Any) -> Any:

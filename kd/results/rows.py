@@ -13,6 +13,7 @@ from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
+from kd.results.gains import gains
 from kd.results.groups import Choices, Group, group
 from kd.results.lineage import why_elsewhere, why_no_teacher
 from kd.results.names import dataset_label, rank, row_label, student_label
@@ -67,7 +68,7 @@ class Row:
 @dataclass(frozen=True)
 class Block:
     """The rows of one pair. ``teacher`` is the teacher's own row where its runs are there, ``no_teacher`` why there is none;
-    ``images`` None without counts."""
+    ``images`` None without counts; ``gains`` tell what images without labels have added."""
 
     group: Group
     rows: Sequence[Row]
@@ -76,6 +77,7 @@ class Block:
     doubts: tuple[str, ...]
     allowed: tuple[str, ...]
     no_teacher: str = ""
+    gains: tuple[str, ...] = ()
 
     @property
     def first(self) -> Run:
@@ -126,7 +128,8 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
     doubts += [doubt] if doubt else []
     doubts += [why_elsewhere(run, one.rows) for run in one.elsewhere]
     no_teacher = "" if teacher else why_no_teacher(one.rows, one.elsewhere, found)
-    return Block(one, rows, teacher, images, tuple(doubts), choices.allow, no_teacher)
+    gained = tuple(gains(one.rows, lambda ours, theirs: _delta(ours, theirs, draws)))
+    return Block(one, rows, teacher, images, tuple(doubts), choices.allow, no_teacher, gained)
 
 
 def _lacks(runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:

@@ -16,7 +16,7 @@ from kd.config import InputError
 from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
-from kd.recipe.schema import IDENTITY
+from kd.recipe.schema import IDENTITY, NOTHING
 
 Tree = Mapping[str, Any]
 
@@ -54,6 +54,7 @@ class Run:
         return None if scores is None else scores[split or self.reported_on]["mIoU"]
 
 
+LATER_PARTS = {"unlabelled": NOTHING}  # came when there were runs already
 OPTIONAL = ("folder", "recipe", "plan", "agreement", "asked", "code")
 FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in OPTIONAL)
 
@@ -126,7 +127,10 @@ def _finished(folder: Path) -> Run:
     path = folder / "result.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        needed = {name: result[name] for name in FIELDS} | {"last": _by_the_official_rule(folder, result)}
+        needed = {name: result[name] for name in FIELDS}
+        if result["reported_on"] is None:
+            raise _unmeasured(folder, "nothing was measured, since evaluation.report is none")
+        needed |= {"last": _by_the_official_rule(folder, result), "parts": {**LATER_PARTS, **result["parts"]}}
         point = _point(folder)
         plan = point if point.get("calibrated_seconds_per_step") else None
         run = Run(
@@ -142,10 +146,7 @@ def _finished(folder: Path) -> Run:
         if result["status"] != "finished" or missing or not run.cost["seconds_per_step"]:
             raise KeyError(", ".join(missing) or "cost")
         if run.miou() is None:
-            raise InputError(
-                f"{folder}: finished, but mIoU on {run.reported_on} is undefined, since no pixel there has a label; `kd "
-                f"evaluate {folder} --split SPLIT` measures another split, evaluation.report=SPLIT makes runs report it"
-            )
+            raise _unmeasured(folder, f"mIoU on {run.reported_on} is undefined, since no pixel there has a label")
         if not isinstance(run.miou(), float):
             raise KeyError("mIoU")
     except InputError:
@@ -155,6 +156,11 @@ def _finished(folder: Path) -> Run:
     except (KeyError, TypeError, AttributeError) as error:
         raise _damage(path, f"{error} is missing or no such thing") from None
     return run
+
+
+def _unmeasured(folder: Path, why: str) -> InputError:
+    remedy = f"`kd evaluate {folder} --split SPLIT` measures another split, evaluation.report=SPLIT makes runs report it"
+    return InputError(f"{folder}: finished, but {why}; {remedy}")
 
 
 def _by_the_official_rule(folder: Path, result: Tree) -> Tree:

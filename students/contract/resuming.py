@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd import distributed
 from kd.config import InputError
-from kd.data.build import open_split
+from kd.data.build import open_training
 from kd.data.loader import training_batches
 from kd.recipe.schema import Recipe, build
 from kd.seeds import seed_everything
@@ -52,7 +52,7 @@ def recipe_of(subject: Subject) -> Recipe:
 
 def trainer_of(recipe: Recipe, folder: Path, load_teacher: LoadTeacher) -> tuple[Trainer, Callable[[int], Iterator[Batch]]]:
     """A recipe's trainer at its beginning, and how to have its batches from a step on."""
-    data = open_split(recipe.data, "train")
+    data = open_training(recipe.data, recipe.unlabelled)
     seed_everything(recipe.seed, "teacher")
     trainer = build_trainer(recipe, folder, load_teacher(recipe.teacher, data.classes), data, CPU)
 

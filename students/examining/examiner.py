@@ -19,7 +19,7 @@ from kd.files import read_json, write_json
 from kd.lookup import lookup
 from kd.networks.folding import resting
 from kd.recipe.schema import Recipe
-from kd.types import Outputs
+from kd.types import IGNORE, UNLABELLED, Outputs
 from students.examining.previews import Colour, Panel, Sample, sheet
 from students.precision import precision
 from students.progress import bar, say
@@ -29,30 +29,31 @@ Looker = Callable[[Tensor], Outputs]
 
 
 class Examiner:
-    """Knows the recipe's evaluation protocol and its splits."""
+    """Knows the recipe's evaluation protocol and its splits; ``training`` is what is shown where nothing is measured."""
 
-    def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, classes: tuple[str, ...], device: torch.device, training: Dataset | None = None) -> None:
         self.config, self.classes, self.device, self.machine = recipe.evaluation, classes, device, recipe.run
-        splits = {self.config.select, self.config.report}
+        splits = {self.config.select, self.config.report} if self.config.measures else set()
         self.data: dict[str, Dataset] = {split: open_split(recipe.data, split) for split in sorted(splits)}
         for split, data in self.data.items():
             if tuple(data.classes) != tuple(classes):
                 raise ConfigError(
                     f"data: split '{split}' has the classes {', '.join(data.classes)}; the network knows {', '.join(classes)}"
                 )
+        self.shown = self.data[self.config.select] if self.config.measures else training
         self.predict = lookup("kd.evaluate", self.config.predictor.name, "Predictor")(self.config.predictor)
         self.training_precision = precision(recipe.schedule.precision, device)
 
     @property
     def card(self) -> dict[str, Any]:
         """What the network's classes are and how to paint them; how its images were read, where they were not RGB of 8 bits."""
-        facts = self.data[self.config.select].bands.facts
+        facts = self.shown.bands.facts if self.shown is not None else {}
         return {"classes": list(self.classes), "colours": [list(colour) for colour in self.colours], **facts}
 
     @property
     def colours(self) -> Sequence[Colour]:
         """Of the classes, RGB."""
-        return self.data[self.config.select].colours
+        return self.shown.colours if self.shown is not None else ()
 
     def examine(
         self,
@@ -88,14 +89,16 @@ class Examiner:
         return {split: self.examine(network, split, calibration=calibration, teacher=beside.get(split)) for split in self.data}
 
     def examine_teacher(self, teacher: Teacher, folder: Path) -> dict[str, Any]:
-        """The teacher's scores on the selecting split, measured once a run and kept in ``teacher.json``.
+        """The teacher's scores on the selecting split, if there is one, measured once a run and kept in ``teacher.json``.
 
         Raises:
             ConfigError: the teacher is below its floor.
         """
         path = folder / "teacher.json"
         if not path.exists():
-            scores = self.examine(resting(teacher).look, self.config.select).scores(self.classes)
+            scores: dict[str, Any] = {"mIoU": None}
+            if self.config.measures:
+                scores = self.examine(resting(teacher).look, self.config.select).scores(self.classes)
             if distributed.is_main():
                 facts = {"source": teacher.source, "mark": teacher.mark, "cached": teacher.cached, "split": self.config.select}
                 write_json(path, {**facts, **scores})
@@ -107,20 +110,24 @@ class Examiner:
                 "back, or start a new run with another --output"
             )
         miou = scores["mIoU"]
+        if not self.config.measures:
+            say(f"teacher {teacher.source}: not measured, there is no split to measure on")
+            return scores
         say(f"teacher {teacher.source}: {'no' if miou is None else f'{miou:.2f}'} mIoU on {self.config.select}")
         teacher.check_floor(miou)
         return scores
 
     def previews(self, network: torch.nn.Module, teacher: Teacher | None, path: Path) -> list[Panel]:
         """Draw a few fixed samples: image, target, teacher, student. Returns panels for the tracker."""
-        data, number = self.data[self.config.select], min(self.machine.previews, len(self.data[self.config.select]))
-        if number == 0:
+        data = self.shown
+        number = min(self.machine.previews, len(data)) if data is not None else 0
+        if data is None or number == 0:
             return []
         rows: list[Sample] = []
         panels: list[Panel] = []
         for index in [position * len(data) // number for position in range(number)]:
             batch = collate([Whole(data)[index]]).to(self.device)
-            maps = {"target": batch.target[0].to(torch.uint8)}
+            maps = {"target": batch.target[0].masked_fill(batch.target[0] == UNLABELLED, IGNORE).to(torch.uint8)}
             if teacher is not None:
                 maps["teacher"] = self._map(teacher.look, batch.image)
             maps["student"] = self._map(network.eval(), batch.image)

@@ -194,6 +194,8 @@ def _is_this_run(point: Point, folder: Path) -> bool:
 
 def _score(folder: Path) -> str:
     result = read_json(folder / "result.json")
+    if result["reported_on"] is None:
+        return "not measured"
     miou = result["last"][result["reported_on"]]["mIoU"]
     return "mIoU undefined" if miou is None else f"mIoU {miou:.2f} ({result['reported_on']})"
 

@@ -65,7 +65,7 @@ def numbers(values: Mapping[str, Any]) -> dict[str, int | float]:
 def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
     """What ``result.json`` holds, for W&B's table of runs: ``final`` and ``best`` are scores on the reported split."""
     split, best = result["reported_on"], result["best"]
-    found = {"final": result["last"][split], "cost": result["cost"]}
+    found = {"final": result["last"].get(split, {}), "cost": result["cost"]}
     return {**found, "best": {"step": best["step"], **best[split]}} if best else found
 
 
