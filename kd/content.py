@@ -18,7 +18,7 @@ HELD = ("*.safetensors", "*.bin", "student.yaml", "best.yaml", "config.json", "c
 """What a directory of weights is known by: the weights and their cards."""
 PLACES = ("root", "store", "shown")
 """Keys of a data set that say where its files lie, or how they are shown; they change no number."""
-ADDED = {"channels": 3, "range": None, "held_out": []}
+ADDED: dict[str, Any] = {"channels": 3, "range": None, "held_out": []}
 """Keys of a data set that came when there were stores, with what those were of."""
 BLOCK = 1 << 20
 
