@@ -17,7 +17,7 @@ from kd.content import ContentPath
 from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
-from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, install_hint, matched, measured
+from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_name, install_hint, measured
 from teachers.teacher import Teacher
 
 
@@ -67,10 +67,12 @@ class HfTeacher(Teacher):
         network = HfNetwork(model, pixels)
         sizes, labels = measured(network), model.config.id2label
         source = f"{config.path or config.model}{note}"
-        own = matched([labels[number] for number in sorted(labels)], classes, config.rename, source)
+        own = by_name([labels[number] for number in sorted(labels)], classes, config, source)
         try:
             super().__init__(config, own, classes, sizes, source)
         except ConfigError as error:
+            if config.classes is not None:
+                raise
             raise ConfigError(f"{error}. Where only the spelling differs, set teacher.rename: {{theirs: ours}}") from None
         self.mark = weights_mark(network)
         self.network = network

@@ -60,6 +60,7 @@ class AT(Method):
         taps: tuple[Literal["embedding"] | int, ...] = Field(default=("embedding",), min_length=1)
         kd_mask: KdMask = "all"
 
+    needs = frozenset()
     terms = ("attention",)
 
     @keywords(Config)

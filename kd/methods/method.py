@@ -46,7 +46,7 @@ class Method(nn.Module):
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__()
-        if student.classes != teacher.classes:
+        if teacher.classes and student.classes != teacher.classes:
             raise ConfigError(
                 f"method: the student has {student.classes} classes, the teacher {teacher.classes}; both must know the same "
                 "ones, in the same order"
@@ -94,10 +94,16 @@ class Method(nn.Module):
                 'frozenset({"logits"})'
             )
         if lacking := sorted(needs - teacher.fields):
+            remedy = (
+                "choose a teacher that has them (a run of this toolkit does, but not its cache: teacher.cache=null), or a method "
+                "that reads logits, such as kd"
+                if "logits" in teacher.fields
+                else "choose a method that reads those alone, such as fitnet or at, or give it a second teacher for the logits: "
+                "'teacher={name: pair, logits: {...}, features: {...}}'"
+            )
             raise ConfigError(
                 f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
-                f"{', '.join(sorted(teacher.fields))}; choose a teacher that has them (a run of this toolkit does, but not "
-                "its cache: teacher.cache=null), or a method that reads logits, such as kd"
+                f"{', '.join(sorted(teacher.fields))}; {remedy}"
             )
 
     def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
@@ -107,7 +113,7 @@ class Method(nn.Module):
             TypeError: what the networks gave is no ``Outputs``, or the labels are no integers.
             ValueError: they are of different batches, or a label is neither a class nor 255.
         """
-        target = _fitting_labels(student, teacher, target)
+        target = _fitting_labels(student, teacher, target, self.student.classes)
         with torch.autocast(teacher.logits.device.type, enabled=False), checked_labels():
             return super().__call__(student, teacher, target)
 
@@ -153,8 +159,8 @@ def _check_declared(method: Method) -> None:
             )
 
 
-def _fitting_labels(student: Any, teacher: Any, target: Tensor) -> Tensor:
-    """The labels as int64, once it is clear that all three belong together."""
+def _fitting_labels(student: Any, teacher: Any, target: Tensor, classes: int) -> Tensor:
+    """The labels as int64, once it is clear that all three belong together; ``classes`` where the teacher knows none."""
     for role, outputs in (("student", student), ("teacher", teacher)):
         if not isinstance(outputs, Outputs) and (role == "teacher" or outputs is not None):
             raise TypeError(
@@ -170,5 +176,5 @@ def _fitting_labels(student: Any, teacher: Any, target: Tensor) -> Tensor:
     if not is_hard(target):
         raise TypeError(f"labels are {target.dtype}; they are integers: classes, and {IGNORE} for pixels without one")
     labels = target.long()
-    check_labels(labels, None, teacher.logits.shape[1], IGNORE)
+    check_labels(labels, None, teacher.logits.shape[1] or classes, IGNORE)
     return labels
