@@ -15,7 +15,7 @@ from teachers.foreign import Pixels
 
 KINDS = ("eomt", "eomt_dinov3", "mask2former", "maskformer", "oneformer")
 """The families, as ``model_type`` in a ``config.json`` calls them."""
-NOTHING = 1e-6
+NOTHING = 1e-7
 """What every class has everywhere: a pixel in which all queries see "no object" is undecided, not divided by 0."""
 TASK = "the task is semantic"
 TASK_TOKENS = (49406, 518, 10549, 533, 29119, 1550, 49407)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Of each family a tiny network with random weights that has opinions."""
     found = {}
     for kind in KINDS:
-        torch.manual_seed(0)
+        torch.manual_seed(2)
         model = transformers.AutoModelForUniversalSegmentation.from_config(config(kind))
         for name, parameter in model.named_parameters():
             if "class_predictor" in name or "class_embed" in name:
                 parameter.data.mul_(20).add_(torch.randn_like(parameter))
+            if "task_mlp.layers.0" in name:  # which sees numbers of tokens, up to 49407
+                parameter.data.div_(10_000)
         found[kind] = tmp_path_factory.mktemp(kind)
         model.save_pretrained(found[kind])
         processor(kind).save_pretrained(found[kind])
@@ -120,3 +122,102 @@ def test_masks_are_the_librarys_own_pipeline(folders: dict[str, Path], kind: str
     assert torch.equal(found.argmax(1), maps)
     other = teacher_of(folders, kind, WANTED)(image).logits
     assert torch.equal(other, found[:, [OWN.index(name) for name in WANTED]])
+
+
+@pytest.mark.parametrize("kind", ["eomt", "eomt_dinov3"])
+def test_eomt_sees_larger_images_through_its_processors_windows(folders: dict[str, Path], kind: str) -> None:
+    outputs, theirs = said(folders[kind], kind, picture(SIDE, 96))
+    offsets = [tuple(int(part) for part in one) for one in outputs.patch_offsets]
+    assert offsets == [(0, 0, 64), (0, 32, 96), (1, 0, 64), (1, 32, 96)]
+    outputs.patch_offsets = [(image, start // 4, end // 4) for image, start, end in offsets]
+    size = {"shortest_edge": SIDE // 4, "longest_edge": None}
+    found = theirs.post_process_semantic_segmentation(outputs, [(16, 24)] * 2, size, return_segmentation_scores=True)
+    scores = torch.stack([one.segmentation_scores for one in found])
+    logits = teacher_of(folders, kind)(picture(SIDE, 96)).logits
+    close(logits.exp(), scores / scores.sum(1, keepdim=True))
+    assert torch.equal(logits.argmax(1), torch.stack([one.segmentation for one in found]))
+
+
+def test_eomt_sees_smaller_images_padded_as_its_processor_pads(folders: dict[str, Path]) -> None:
+    outputs, _ = said(folders["eomt"], "eomt", picture(40, 54))
+    assert outputs.masks_queries_logits.shape[-2:] == (16, 16)
+    scores = class_scores(outputs.class_queries_logits, outputs.masks_queries_logits)[..., :10, :14]
+    close(teacher_of(folders, "eomt")(picture(40, 54)).logits, log_probabilities(scores))
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(64, [0]), (68, [0, 4]), (96, [0, 32]), (132, [0, 32, 68]), (192, [0, 64, 128])]
+)
+def test_windows_cover_all_and_overlap_evenly(length: int, expected: list[int]) -> None:
+    assert starts(length, 64, 4) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mask_teachers_behave(folders: dict[str, Path], kind: str) -> None:
+    teacher = teacher_of(folders, kind)
+    fields = {"logits"} if kind.startswith("eomt") else {"logits", "embedding", "pyramid"}
+    assert (teacher.sizes.stride, set(teacher.sizes.fields)) == (4, fields)
+    assert teacher.mark == teacher_of(folders, kind).mark
+    for precision in (torch.float32, torch.bfloat16):
+        found = teacher.for_steps(precision)(batch())
+        assert found.logits.dtype == torch.float32
+        assert (found.logits.exp() - teacher(batch()).logits.exp()).abs().mean() < (1e-4 if precision == torch.float32 else 0.05)
+    behaves(teacher)
+
+
+def test_a_pixel_without_objects_is_undecided() -> None:
+    classes, masks = torch.zeros(1, 3, 5), torch.full((1, 3, 2, 2), -1e4)
+    classes[..., 4] = 1e4
+    masks[..., 0, 0] = 10.0
+    classes[:, 0] = torch.tensor([0.0, 50, 0, 0, 0])
+    found = log_probabilities(class_scores(classes.bfloat16(), masks.bfloat16()))
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found[0, :, 1, 1].exp(), torch.full((4,), 0.25))
+    torch.testing.assert_close(found[0, :, 0, 0].exp(), torch.tensor([0, 1.0, 0, 0]), atol=4 * NOTHING, rtol=0)
+
+
+def test_oneformer_is_told_the_task_by_its_own_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert teacher_of(folders, "oneformer").network.task.tolist() == [[*TASK_TOKENS, *[0] * 70]]
+    own = copied(folders["oneformer"], tmp_path / "own")
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{word}</w>" for word in TASK.split())]
+    letters = sorted({*TASK, *(f"{letter}</w>" for letter in TASK)} - {" "})
+    merges = [
+        (word[:end], f"{word[end]}{'</w>' if end == len(word) - 1 else ''}") for word in TASK.split() for end in range(1, len(word))
+    ]
+    inner = [first for first, _ in merges if len(first) > 1]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*words, *letters, *inner]))}
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=merges).save_pretrained(own)
+    assert hf(own, rename=RACE).network.task.tolist() == [[0, 2, 3, 4, 5, 1, *[0] * 71]]
+
+
+def test_damaged_and_other_networks_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    less = copied(folders["mask2former"], tmp_path / "less")
+    tensors = load_file(less / "model.safetensors")
+    assert tensors.pop("criterion.empty_weight") is not None  # the loss's: nothing depends on it
+    save_file(tensors, less / "model.safetensors", {"format": "pt"})
+    assert torch.equal(hf(less, rename=RACE)(picture()).logits, teacher_of(folders, "mask2former")(picture()).logits)
+    del tensors["class_predictor.bias"]
+    save_file(tensors, less / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"^teacher.path: .*less lacks 1 tensors of Mask2Former\w+, first class_predictor.bias"):
+        hf(less, rename=RACE)
+    other = copied(folders["eomt"], tmp_path / "other", **{"class_predictor.bias": torch.zeros(9)})
+    with pytest.raises(ConfigError, match=r"^teacher.path: .*other has 1 tensors of other shapes .* first class_predictor.bias"):
+        hf(other, rename=RACE)
+    torch.manual_seed(0)
+    detr = transformers.DetrConfig(d_model=16, encoder_layers=1, decoder_layers=1, backbone_config=transformers.ResNetConfig())
+    detr.save_pretrained(tmp_path / "detr")
+    with pytest.raises(ConfigError, match=r"^teacher.path: .*detr gives no network of .*, MaskFormer, Mask2Former, OneFormer or EoMT"):
+        hf(tmp_path / "detr")
+
+
+def test_a_panoptic_networks_classes_are_brought_together(folders: dict[str, Path]) -> None:
+    whole = teacher_of(folders, "mask2former")(picture()).logits.softmax(1)
+    groups = {"ground": ["road"], "thing": ["Race Car", "tree"]}
+    teacher = build({"name": "hf", "path": str(folders["mask2former"]), "classes": groups}, ("thing", "ground"))
+    found = teacher(Batch(picture(), torch.zeros(2, 64, 96, dtype=torch.long))).logits.softmax(1)
+    wanted = torch.stack([whole[:, 2] + whole[:, 3], whole[:, 0]], 1)
+    torch.testing.assert_close(found, wanted / wanted.sum(1, keepdim=True))
+    assert teacher.sizes.classes == 2
