@@ -104,7 +104,7 @@ def nearest_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
 class Sizes:
     """What a network declares about its outputs, so that a method can check the pair before any training.
 
-    ``classes`` is 0 where a teacher knows none, and gives features alone. ``stride`` counts pixels per step of the logits' grid;
+    ``classes`` is 0 where a teacher knows none and gives features alone. ``stride`` counts pixels per step of the logits' grid;
     ``embedding`` the embedding's channels (0: none); ``pyramid`` and ``pyramid_strides`` the channels and strides of the
     backbone's levels (empty: none). ``grid`` is the size (h, w) of the logits of a training crop, where it is known.
     """

@@ -34,8 +34,8 @@ class CirkdTeacher(Teacher):
     """
 
     class Config(Teacher.Config):
-        """``path``: the weight file. ``classes`` names the channels in its order (default: the data set's order), or says which,
-        by number, make each of the data set's.
+        """``path``: the weight file. ``classes`` names the channels in its order (default: the data set's order), or says
+        which, by number, make each of the data set's.
         """
 
         path: ContentPath

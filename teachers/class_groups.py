@@ -29,9 +29,7 @@ Groups: Any = dict[str, Names]
 """Classes of the data set, each with the teacher's that make it."""
 
 
-def channels_of(
-    own: Sequence[str], wanted: Sequence[str], groups: Mapping[str, Sequence[str]], source: str
-) -> list[list[int]]:
+def channels_of(own: Sequence[str], wanted: Sequence[str], groups: Mapping[str, Sequence[str]], source: str) -> list[list[int]]:
     """For each class of the data set the teacher's channels; of one without an entry the channel of its own name.
 
     Names agree when they are :func:`teachers.foreign.canonical`-ly equal; a name that several channels have means them all.
@@ -57,7 +55,8 @@ def _channels(name: str, listed: Sequence[str] | None, own: Sequence[str], sourc
         same = same or [number for number, known in enumerate(own) if canonical(known) == canonical(their)]
         if not same:
             rule = "has no entry and" if listed is None else f"lists '{their}', which"
-            raise ConfigError(f"teacher.classes.{name}: {rule} is none of the teacher's ({source}); list some of {_closest(their, own)}")
+            options = _closest(their, own)
+            raise ConfigError(f"teacher.classes.{name}: {rule} is none of the teacher's ({source}); list some of {options}")
         channels += same
     return channels
 

@@ -39,8 +39,8 @@ class FeaturesTeacher(Teacher):
     """
 
     class Config(Teacher.Config):
-        """``backbone`` is a name of timm's, which may pin the weights: ``vit_small_patch14_dinov2.lvd142m``; ``pretrained`` true
-        (timm's weights, from the Hugging Face hub), a weight file, or false: random ones, as a control.
+        """``backbone`` is a name of timm's, which may pin the weights: ``vit_small_patch14_dinov2.lvd142m``; ``pretrained``
+        true (timm's weights, from the Hugging Face hub), a weight file, or false: random ones, as a control.
 
         ``levels`` numbers those of the pyramid, blocks of a transformer or stages, from 0 or, from the last, -1 (default: of a
         transformer four, evenly spaced; else all). ``options`` go to timm's constructor. ``mean`` and ``std``, RGB in [0, 1],
@@ -66,8 +66,8 @@ class FeaturesTeacher(Teacher):
         try:
             trunk = build_trunk(config)
         except ConfigError as error:
-            text = str(error).replace("student.pretrained=false to train from scratch", "teacher.pretrained=false for random ones")
-            raise ConfigError(f"teacher.{text.replace('student.', 'teacher.')}") from None
+            text = str(error).replace("to train from scratch", "for random ones").replace("student.", "teacher.")
+            raise ConfigError(f"teacher.{text}") from None
         network = FeaturesNetwork(trunk, _pixels(config, trunk), _levels(config, trunk))
         side = network.stride * max(1, round(LOOKS / network.stride))
         sizes = measured(network, side)

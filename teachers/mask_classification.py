@@ -102,7 +102,7 @@ def _told(where: str, revision: str | None) -> Sequence[int]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        tokenizer: Any = AutoTokenizer.from_pretrained(where, revision=revision)
         tokens: Sequence[int] = tokenizer(TASK)["input_ids"]
         return tokens if tokenizer.decode(tokens, skip_special_tokens=True).strip() == TASK else ()
     except Exception:  # no files, or some that this version does not know

@@ -147,8 +147,9 @@ def class_order(own: tuple[str, ...], wanted: tuple[str, ...], source: str) -> l
         foreign = ", ".join(sorted(set(own) - set(wanted))) or "none"
         raise ConfigError(
             f"teacher: {source} knows {len(own)} classes, the data set has {len(wanted)} (missing in the teacher: {missing}; "
-            f"unknown to the data set: {foreign}). Train a teacher on this data set, or choose another checkpoint; or say which "
-            "of its classes make each of the data set's: 'teacher.classes={road: [road, lane marking]}', or {} to drop the unknown"
+            f"unknown to the data set: {foreign}). Train a teacher on this data set, or choose another checkpoint; or say "
+            "which of its classes make each of the data set's: 'teacher.classes={road: [road, lane marking]}', {} to drop the "
+            "unknown ones"
         )
     if own == wanted:
         return list(range(len(own)))

@@ -20,6 +20,15 @@ from kd.types import IGNORE, Outputs, Sizes, Stage
 
 FIELDS = frozenset({"logits", "aux_logits", "embedding", "pyramid"})
 """What a method may need of the teacher."""
+OTHER_TEACHER = (
+    "choose a teacher that has them (a run of this toolkit does, but not its cache: teacher.cache=null), or a method that "
+    "reads logits, such as kd"
+)
+SECOND_TEACHER = (
+    "choose a method that reads those alone, such as fitnet or at, or take the logits of a second teacher: "
+    "'teacher={name: pair, logits: {...}, features: {...}}'"
+)
+"""What to do where a teacher knows the classes but lacks features, and where it has features alone."""
 
 
 class Method(nn.Module):
@@ -94,16 +103,9 @@ class Method(nn.Module):
                 'frozenset({"logits"})'
             )
         if lacking := sorted(needs - teacher.fields):
-            remedy = (
-                "choose a teacher that has them (a run of this toolkit does, but not its cache: teacher.cache=null), or a method "
-                "that reads logits, such as kd"
-                if "logits" in teacher.fields
-                else "choose a method that reads those alone, such as fitnet or at, or give it a second teacher for the logits: "
-                "'teacher={name: pair, logits: {...}, features: {...}}'"
-            )
             raise ConfigError(
                 f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
-                f"{', '.join(sorted(teacher.fields))}; {remedy}"
+                f"{', '.join(sorted(teacher.fields))}; {OTHER_TEACHER if 'logits' in teacher.fields else SECOND_TEACHER}"
             )
 
     def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:

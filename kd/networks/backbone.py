@@ -99,7 +99,7 @@ def build_trunk(config: Any) -> Any:
     name = _known(config.backbone, config.pretrained is True)
     network = _create(name, config.pretrained is True, WISHES, config.options, TRUNK)
     if not hasattr(network, "forward_intermediates") or not getattr(network, "feature_info", None):
-        raise ConfigError(f"backbone: {name} gives no feature maps in this timm (forward_intermediates); choose another backbone")
+        raise ConfigError(f"backbone: {name} gives no feature maps in this timm (forward_intermediates); choose another")
     if isinstance(config.pretrained, str):
         _read(network, name, Path(config.pretrained).expanduser())
     return network

@@ -12,8 +12,8 @@ from kd.results.runs import Incomplete, Run, Runs
 
 
 def is_teacher_of(run: Run | Incomplete, other: Run) -> bool:
-    """Whether ``other``'s recipe names ``run``'s directory as its teacher, of a pair as that of the logits; relative paths count
-    from anywhere."""
+    """Whether ``other``'s recipe names ``run``'s directory as its teacher, or as that of the logits in a pair; relative paths
+    count from anywhere."""
     return _lies_at(run, judged_teacher(other.recipe).get("path"), other)
 
 

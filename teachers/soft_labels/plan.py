@@ -29,8 +29,8 @@ def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: 
     """
     if not teacher.knows_classes:
         raise ConfigError(
-            f"teacher: {teacher.source} knows no classes, and so has no soft labels to keep; ask one that does, e.g. the logits "
-            "of a pair alone"
+            f"teacher: {teacher.source} knows no classes, and so has no soft labels to keep; ask one that does, e.g. the "
+            "teacher of a pair's logits"
         )
     _check_place(folder)
     card = Card(
