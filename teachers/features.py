@@ -26,8 +26,8 @@ LOOKS = 128
 class FeaturesTeacher(Teacher):
     """A backbone alone, such as DINOv2's: its last map is the embedding, chosen levels are the pyramid; there are no logits.
 
-    Only methods that read features take it (``fitnet``, ``at``, ``cwd_feature@paper``); beside another teacher's logits, see
-    :class:`teachers.pair.PairTeacher`. It is not scored, has no floor and no soft labels to keep.
+    Only methods that read features take it (``fitnet@alone``, ``at@alone``, ``cwd_feature@paper``); beside another teacher's
+    logits, see :class:`teachers.pair.PairTeacher`. It is not scored, has no floor and no soft labels to keep.
 
     Maps of a transformer are those of its patches, after the network's last norm. Sides that the coarsest stride (of a
     transformer: the patch) does not divide are resampled, bilinearly, to the next multiple, so that the grid lies on the image

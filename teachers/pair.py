@@ -17,8 +17,8 @@ from teachers.teacher import Teacher
 class PairTeacher(Teacher):
     """Logits and auxiliary logits of one teacher, embedding and pyramid of another, of the same images.
 
-    For methods that read both, such as ``kd+fitnet``: soft labels from a network that knows the classes, features from a
-    foundation model that knows none, see :class:`teachers.features.FeaturesTeacher`. Floor and scores are of the logits.
+    For methods that read both, such as ``fitnet`` beside ``kd``: soft labels from a network that knows the classes, features
+    from a foundation model that knows none, see :class:`teachers.features.FeaturesTeacher`. Floor and scores are of the logits.
 
     Raises:
         ConfigError: as the two themselves; the first knows no classes, or the second has no features.

@@ -25,8 +25,8 @@ OTHER_TEACHER = (
     "reads logits, such as kd"
 )
 SECOND_TEACHER = (
-    "choose a method that reads those alone, such as fitnet or at, or take the logits of a second teacher: "
-    "'teacher={name: pair, logits: {...}, features: {...}}'"
+    "choose a preset that reads those alone (fitnet@alone, at@alone, cwd_feature@paper), or take the logits of a second "
+    "teacher: 'teacher={name: pair, logits: {...}, features: {...}}'"
 )
 """What to do where a teacher knows the classes but lacks features, and where it has features alone."""
 
