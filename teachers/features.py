@@ -72,7 +72,7 @@ class FeaturesTeacher(Teacher):
         side = network.stride * max(1, round(LOOKS / network.stride))
         sizes = measured(network, side)
         kept = {True: "timm's weights", False: "random weights"}.get(config.pretrained, config.pretrained)
-        super().__init__(config, classes, classes, sizes, f"features of {config.backbone} ({kept})")
+        super().__init__(config, classes, classes, sizes, f"{config.backbone} ({kept})")
         self.mark = weights_mark(network)
         self.network = network
         self.train(False)

@@ -73,7 +73,7 @@ def test_features_are_what_timm_calls_intermediates(weights: Path) -> None:
     assert teacher.sizes.fields == {"embedding", "pyramid"}
     assert not teacher.knows_classes
     assert teacher.mark == build({**VIT, "pretrained": str(weights)}, OWN).mark
-    assert teacher.source == f"features of test_vit ({weights})"
+    assert teacher.source == f"test_vit ({weights})"
 
 
 def test_sides_are_brought_to_the_patches_grid_by_resampling(weights: Path) -> None:
@@ -129,7 +129,7 @@ def test_weights_of_another_backbone_are_refused(weights: Path) -> None:
 
 
 def test_teachers_made_of_soft_labels_refuse_one_without_classes(tmp_path: Path) -> None:
-    says = r"features of test_vit \(random weights\) knows no classes"
+    says = r"test_vit \(random weights\) knows no classes"
     with pytest.raises(ConfigError, match=rf"^teacher.members.1: {says}, so it has no logits to give"):
         build({"name": "ensemble", "members": [MEMBERS[0], VIT]}, OWN)
     with pytest.raises(ConfigError, match=rf"^teacher.teacher: {says}"):
