@@ -43,7 +43,7 @@ class MaskNetwork(nn.Module):
     The embedding is the map that masks are read off, the pyramid the backbone's levels; EoMT has neither. EoMT takes images of
     one size only: smaller ones are padded with black below and to the right, as its image processor does; larger ones are seen
     through windows of that size, which overlap evenly and end at the borders, and their scores averaged. ``task`` are the
-    tokens that OneFormer is told the task by.
+    tokens by which OneFormer is told the task.
     """
 
     task: Tensor | None
@@ -68,20 +68,18 @@ class MaskNetwork(nn.Module):
         return Outputs(log_probabilities(scores), None, embedding, tuple(levels))
 
     def _through_windows(self, image: Tensor) -> Tensor:
-        """Mean scores of all windows, ``B K h w``."""
+        """The scores of all windows, summed: ``B K h w``; how many saw a pixel does not matter once they are normalised there."""
         config, side = self.model.config, self.window
         stride = config.patch_size >> config.num_upscale_blocks
         cells = [-(-length // stride) for length in image.shape[-2:]]
         height, width = (max(side, count * stride) for count in cells)
         seen = self.pixels(F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])))
         total = seen.new_zeros(len(seen), config.num_labels, height // stride, width // stride)
-        looks = total.new_zeros(1, 1, *total.shape[-2:])
         for top, left in product(starts(height, side, stride), starts(width, side, stride)):
             found = self.model(pixel_values=seen[..., top : top + side, left : left + side])
             place = (..., slice(top // stride, (top + side) // stride), slice(left // stride, (left + side) // stride))
             total[place] += class_scores(found.class_queries_logits, found.masks_queries_logits)
-            looks[place] += 1
-        return (total / looks)[..., : cells[0], : cells[1]]
+        return total[..., : cells[0], : cells[1]]
 
 
 def starts(length: int, side: int, stride: int) -> list[int]:
