@@ -68,7 +68,7 @@ class MaskNetwork(nn.Module):
         return Outputs(log_probabilities(scores), None, embedding, tuple(levels))
 
     def _through_windows(self, image: Tensor) -> Tensor:
-        """The scores of all windows, summed: ``B K h w``; how many saw a pixel does not matter once they are normalised there."""
+        """The scores of all windows, summed, ``B K h w``: how many saw a pixel is no matter once they are normalised there."""
         config, side = self.model.config, self.window
         stride = config.patch_size >> config.num_upscale_blocks
         cells = [-(-length // stride) for length in image.shape[-2:]]
