@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd.keywords import keywords
 from kd.types import Outputs, Sizes, grey_levels
-from teachers.composite import Member, build_member, log_mean
+from teachers.composite import Member, Whole, build_member, log_mean
 from teachers.teacher import Teacher
 
 
@@ -23,7 +23,7 @@ class AugmentedTeacher(Teacher):
     and pyramid are left out.
     """
 
-    class Config(Teacher.Config):
+    class Config(Whole):
         """``teacher`` is written like ``teacher`` itself; ``scales`` are relative to the image."""
 
         teacher: Member

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd.keywords import keywords
 from kd.types import Outputs, Sizes
-from teachers.composite import Member, build_member, log_mean
+from teachers.composite import Member, Whole, build_member, log_mean
 from teachers.teacher import Teacher
 
 
@@ -22,7 +22,7 @@ class EnsembleTeacher(Teacher):
     data set's classes. Embedding and pyramid have no mean and are left out.
     """
 
-    class Config(Teacher.Config):
+    class Config(Whole):
         """``members`` are written like ``teacher``; ``weights`` (default: equal) are divided by their sum."""
 
         members: tuple[Member, ...] = Field(min_length=2)
