@@ -25,7 +25,8 @@ RECORDED = "out_enqueue_perm_"
 """Random draws of the published code stand among the outputs; for us they are given."""
 
 VALUE, GRADIENT, DOUBLE, SPREAD = 1e-5, 1e-4, 1e-7, 0.03
-LOOSER = {"skd_pairwise_official_even": 2e-5}  # its value is a difference of nearly equal numbers
+LOOSER = {"skd_pairwise_official_even": 2e-5, "dsd_even": 5e-5, "dsd_odd": 5e-5}
+"""Files with a value that is a difference of nearly equal numbers: DSD's ``csd`` in float32 is 1.3e-5 off its own float64."""
 GREY_LEVEL = ("resize_*/image", "resize_*/padded")
 """Outputs where one grey level is no difference: OpenCV interpolates with weights of 11 bits."""
 

@@ -80,7 +80,7 @@ def _needs(name: str, cls: Any) -> str:
     """What the method reads with its default knobs, found by building it."""
     if any(field.is_required() for field in cls.Config.model_fields.values()):
         return "what its members read"
-    sizes = Sizes(3, 8, 16, True, (16,), (8,))
+    sizes = Sizes(3, 8, 16, True, (16,), (8,), grid=(8, 8))
     return ", ".join(sorted(cls.fitted(cls.Config(name=name), sizes, sizes).needs))
 
 

@@ -27,6 +27,8 @@ LATER: Tree = {
     "teacher.cache": None,
     "members.cache": None,
     "augmentation.views": 0,
+    "method.standardise": False,
+    "members.standardise": False,
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""

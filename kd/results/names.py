@@ -33,6 +33,9 @@ METHODS = {
     "dist": "DIST",
     "afdcd": "Af-DCD",
     "attnfd": "AttnFD",
+    "dsd": "DSD",
+    "nfd": "NFD",
+    "cirkd_v2": "CIRKDV2",
     "jml_kd": "JML-KD",
 }
 """How papers write them, in the order of the benchmark table's columns."""
