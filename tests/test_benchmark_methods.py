@@ -16,7 +16,10 @@ from kd.types import IGNORE, Outputs
 SMALL = Setting((64, 96), 2, 5, widths=(8, 12))
 
 
-WEIGHTS = ("CWD, features", "FitNet", "MasKD, logits", "MasKD, features", "CIRKD, memory", "AttnFD", "Af-DCD")
+WEIGHTS = (
+    *("CWD, features", "FitNet", "MasKD, logits", "MasKD, features", "CIRKD, memory", "AttnFD", "Af-DCD"),
+    *("NFD", "CIRKDV2, graph", "CIRKDV2, channels"),
+)
 """Titles of what holds weights in float32."""
 
 

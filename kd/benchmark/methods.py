@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from math import gcd
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd.benchmark import relations
 from kd.benchmark import usual_methods as usual
+from kd.benchmark.case import Case, Way, sizes_of, term
 from kd.benchmark.comparison import Comparison, Ways
 from kd.benchmark.setting import Setting, random_outputs, random_target
 from kd.losses.loss import checked_labels
@@ -28,48 +29,23 @@ from kd.methods.ifvd import IFVD
 from kd.methods.kd import KD
 from kd.methods.maps import labels_at
 from kd.methods.maskd import DISTIL, MasKD
-from kd.methods.method import Method
 from kd.methods.skd import SKD
 from kd.types import IGNORE, Outputs, Sizes
-
-Way = Callable[[Outputs, Outputs, Tensor], Tensor]
-
-
-class Case(NamedTuple):
-    """One term, the usual way and ours; whatever it draws at random, both see the same."""
-
-    usual: Way
-    ours: Way
-
-
-def _sizes(setting: Setting) -> tuple[Sizes, Sizes]:
-    student, teacher = setting.widths
-    return setting.sizes(student), setting.sizes(teacher)
-
-
-def term(method: Method, *names: str) -> Way:
-    """Some terms of a method, by its own ``forward``."""
-
-    def look(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
-        found = method(student, teacher, target)
-        return torch.stack([found[name] for name in names]).sum()
-
-    return look
 
 
 def kd(setting: Setting) -> Case:
     """On logits."""
-    return Case(usual.kd, term(KD(*_sizes(setting)).to(setting.device), "kl"))
+    return Case(usual.kd, term(KD(*sizes_of(setting)).to(setting.device), "kl"))
 
 
 def at(setting: Setting) -> Case:
     """On embeddings."""
-    return Case(usual.at, term(AT(*_sizes(setting)), "attention"))
+    return Case(usual.at, term(AT(*sizes_of(setting)), "attention"))
 
 
 def attnfd(setting: Setting) -> Case:
     """On embeddings, through the same layers."""
-    method = AttnFD(*_sizes(setting), taps=("embedding",)).to(setting.device)
+    method = AttnFD(*sizes_of(setting), taps=("embedding",)).to(setting.device)
     (layers,) = method.refinements
     assert isinstance(layers, Refinement)
     return Case(
@@ -80,7 +56,7 @@ def attnfd(setting: Setting) -> Case:
 def afdcd(setting: Setting) -> Case:
     """Both terms, through the same projector, without the mask, which is drawn; 16 groups, fewer of small widths."""
     width = setting.widths[1]
-    method = AfDCD(*_sizes(setting), groups=gcd(16, width), mask="none").to(setting.device)
+    method = AfDCD(*sizes_of(setting), groups=gcd(16, width), mask="none").to(setting.device)
 
     def plain(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         del target
@@ -105,7 +81,7 @@ def afdcd_contrast(setting: Setting) -> Case:
 
 def fitnet(setting: Setting) -> Case:
     """On embeddings, through the same projection."""
-    method = FitNet(*_sizes(setting)).to(setting.device)
+    method = FitNet(*sizes_of(setting)).to(setting.device)
     return Case(
         lambda mine, its, _: F.mse_loss(method.projection(usual.embedding(mine)), usual.embedding(its).detach()),
         term(method, "hint"),
@@ -114,17 +90,17 @@ def fitnet(setting: Setting) -> Case:
 
 def dist(setting: Setting) -> Case:
     """On logits, both terms."""
-    return Case(usual.dist, term(DIST(*_sizes(setting), aux=False), "inter", "intra"))
+    return Case(usual.dist, term(DIST(*sizes_of(setting), aux=False), "inter", "intra"))
 
 
 def cwd_logits(setting: Setting) -> Case:
     """At temperature 4."""
-    return Case(lambda mine, its, _: usual.cwd(mine.logits, its.logits), term(CWD(*_sizes(setting)), "logit"))
+    return Case(lambda mine, its, _: usual.cwd(mine.logits, its.logits), term(CWD(*sizes_of(setting)), "logit"))
 
 
 def cwd_features(setting: Setting) -> Case:
     """At temperature 4, through the same projection."""
-    method = CWD(*_sizes(setting), maps=("embedding",)).to(setting.device)
+    method = CWD(*sizes_of(setting), maps=("embedding",)).to(setting.device)
     project = method.projection
     assert project is not None
     return Case(lambda mine, its, _: usual.cwd(project(usual.embedding(mine)), usual.embedding(its)), term(method, "feature"))
@@ -132,12 +108,12 @@ def cwd_features(setting: Setting) -> Case:
 
 def skd(setting: Setting) -> Case:
     """The pairs, of windows of 2 x 2."""
-    return Case(usual.skd, term(SKD(*_sizes(setting), adversary=None), "pair"))
+    return Case(usual.skd, term(SKD(*sizes_of(setting), adversary=None), "pair"))
 
 
 def ifvd(setting: Setting) -> Case:
     """The variation."""
-    return Case(usual.ifvd, term(IFVD(*_sizes(setting), adversary=None), "variation"))
+    return Case(usual.ifvd, term(IFVD(*sizes_of(setting), adversary=None), "variation"))
 
 
 def maskd(setting: Setting) -> Case:
@@ -211,13 +187,14 @@ CASES = {
     "AttnFD": attnfd,
     "Af-DCD": afdcd,
     "Af-DCD, contrast": afdcd_contrast,
+    **relations.CASES,
 }
 
 
 def enqueue(setting: Setting) -> tuple[usual.UsualBanks, CIRKD]:
     """Empty memories of the teacher's width."""
     slots = (2000, 500)
-    sizes = _sizes(setting)
+    sizes = sizes_of(setting)
     method = CIRKD(*sizes, pixel_slots=slots[0], region_slots=slots[1]).to(setting.device)
     return usual.UsualBanks(setting.classes, slots, setting.widths[1]), method
 

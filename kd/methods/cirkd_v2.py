@@ -58,26 +58,27 @@ def unit_channels(maps: Tensor) -> Tensor:
 
 
 class CIRKDv2(Method):
-    """CIRKD's ``kl``, ``mini``, ``pixel`` and ``region``; FitNet's ``hint``; and of channels, each one a unit vector ``c`` of its
-    map averaged over 4 x 4 pixels: ``channel_mini``, the KL between their similarities to the channels of another image of the
-    batch, ``channel_memory``, to teacher's channels of a memory, ``channel_mse``, mean ``(c_s - c_t)^2``.
+    """CIRKD's ``kl``, ``mini``, ``pixel`` and ``region``; FitNet's ``hint``; and of channels, each one a unit vector ``c`` of
+    its map averaged over 4 x 4 pixels: ``channel_mini``, the KL between their similarities to the channels of another image of
+    the batch, ``channel_memory``, to the teacher's channels of a memory, and ``channel_mse``, mean ``(c_s - c_t)^2``.
 
     Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation with Contextual Modeling for Efficient Semantic
     Segmentation", as in the CIRKD repository (2024). The student's embedding first passes a graph module, learnt along, and all
     terms but ``kl`` read what comes out of it, though the network's own logits do not; those of channels after a convolution,
     norm, ReLU and convolution to the teacher's width. Weights on Cityscapes: CIRKD's, hint 1, channels 1, 0.1 and 100 at
     temperature 0.1; on VOC hint 10. Their scripts give each process one image (on VOC four), hence ``group: 1`` of
-    ``cirkd_v2@citys``: other images are seen in the memories alone. The memory of channels is a ring of 10 000 that all
-    processes fill alike, with at most 256 channels a step, drawn at random, before 2048 of it are drawn.
+    ``cirkd_v2@citys``: other images are seen in the memories alone. The memory of channels is a ring of 10 000 that starts anew
+    at its end; at most 256 channels of a step's batch enter it, drawn at random, before 2048 of it are drawn.
 
     Fails where: the crop changes. A channel's vector is as long as its averaged map, so that the memory is of one crop, and
     images of another size are refused.
     """
 
     class Config(CIRKD.Config):
-        """CIRKD's, of which ``group``, ``temperature`` and ``softening`` hold for channels too. ``channel_updates`` channels of a
-        batch enter their memory of ``channel_slots``; a step compares to ``channel_draws`` of them. ``kd_mask: valid`` leaves
-        ignored pixels out of ``hint`` and channels too; the graph module sees all."""
+        """CIRKD's, of which ``group``, ``temperature`` and ``softening`` hold for channels too. ``channel_updates`` channels of
+        a batch enter their memory of ``channel_slots``; a step compares to ``channel_draws`` of them. ``kd_mask: valid`` leaves
+        ignored pixels out of ``hint`` and channels too; the graph module sees all.
+        """
 
         channel_slots: int = Field(default=10_000, ge=1)
         channel_draws: int = Field(default=2048, ge=1)
@@ -92,10 +93,10 @@ class CIRKDv2(Method):
         super().__init__(config, student, teacher)
         if min(teacher.grid) < 1:
             raise ConfigError(
-                "method: CIRKDV2 remembers channels as maps of one size, which must be known: build it with the teacher's sizes on "
-                "your images, teacher.sizes.on_crop(H, W)"
+                "method: CIRKDV2 remembers channels as maps of one size, which must be known: build it with the teacher's "
+                "sizes on your images, teacher.sizes.on_crop(H, W)"
             )
-        self.cirkd = CIRKD(config, student, teacher)
+        self.cirkd = CIRKD(student, teacher, **config.model_dump(include=CIRKD.Config.model_fields.keys() - {"name"}))
         self.graph = Graph(student.embedding)
         self.projection = Projection(student.embedding, teacher.embedding)
         self.channel_head = Head(student.embedding, teacher.embedding)
@@ -120,21 +121,20 @@ class CIRKDv2(Method):
         moment = (int(self.cirkd.seed), int(self.cirkd.clock))
         vectors = gather_tensor(its).flatten(0, 1)
         self.remember(vectors, torch.randperm(len(vectors), generator=generator(*moment, "channels")))
-        return terms | self.channel_terms(
-            own, its, torch.randperm(self.channel_bank.slots, generator=generator(*moment, "slots"))
-        )
+        order = torch.randperm(self.channel_bank.slots, generator=generator(*moment, "slots"))
+        return terms | self.channel_terms(own, its, order)
 
     def _check_size(self, theirs: Tensor) -> None:
         found, known = tuple(theirs.shape[-2:]), self.teacher.grid
         if found != known:
             raise ValueError(
-                f"the teacher's embedding is {found[0]}x{found[1]}, and CIRKDV2's memory holds channels of {known[0]}x{known[1]}, "
-                "the crop that the method was built for; train on crops of that size, or build it with "
-                "teacher.sizes.on_crop(H, W) of your images"
+                f"the teacher's embedding is {found[0]}x{found[1]}, and CIRKDV2's memory is of channels of "
+                f"{known[0]}x{known[1]}, those of the crop that it was built for; train on crops of that size, or build it "
+                "with teacher.sizes.on_crop(H, W) of your images"
             )
 
     def channel_terms(self, student: Tensor, teacher: Tensor, order: Tensor) -> dict[str, Tensor]:
-        """The three terms of unit channels ``B D N`` of both networks, against the first ``channel_draws`` slots in ``order``."""
+        """The three terms of unit channels ``B D N`` of both networks, the memory's against its first slots in ``order``."""
         config = self.config
         negatives = self.channel_bank.negatives(order[: config.channel_draws].to(teacher.device))
         every = torch.ones(teacher.shape[:2], dtype=torch.bool, device=teacher.device)

@@ -48,8 +48,8 @@ def _mean(maps: Tensor, over: Over, keep: Tensor | None) -> Tensor:
 
 
 def standardised_gap(student: Tensor, teacher: Tensor, over: Over = "pixels", keep: Tensor | None = None) -> Tensor:
-    """Mean over images, channels and pixels of the squared difference of two standardised maps ``B D h w``; differentiable once,
-    in the student. ``keep`` is bool ``B h w``."""
+    """Mean over images, channels and pixels of the squared difference of two standardised maps ``B D h w``; ``keep`` is bool
+    ``B h w``. Differentiable once, in the student."""
     student = student.contiguous()
 
     def make(wanted: bool) -> tuple[Tensor, Gradients]:
@@ -84,8 +84,8 @@ def _parts(maps: Tensor, over: Over) -> Iterator[tuple[int, tuple[slice, slice]]
 
 
 class NFD(Method):
-    """``feature``: mean over images, channels and pixels of ``(n(W f_s) - n(f_t))^2`` with ``n(f) = (f - mean f) / std f``, ``W``
-    a 1x1 convolution that is learnt along.
+    """``feature``: mean over images, channels and pixels of ``(n(W f_s) - n(f_t))^2`` with ``n(f) = (f - mean f) / std f``,
+    ``W`` a 1x1 convolution that is learnt along.
 
     Liu et al., "Normalized Feature Distillation for Semantic Segmentation", arXiv 2207.05256: FitNet without the magnitude of
     the teacher's response. No code is released; here mean and standard deviation are those of each channel over the pixels of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from golden_adapters.newer_methods import place
 from torch import Tensor
 
+from golden_adapters.newer_methods import place
 from kd.methods.cirkd_v2 import CIRKDv2, Graph, pooled, unit_channels
 from kd.methods.dsd import DSD
 from kd.types import Outputs, Sizes
