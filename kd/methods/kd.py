@@ -4,20 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from kd.keywords import keywords
+from kd.losses.formed import refuse_second
 from kd.losses.kl import logit_kl
 from kd.methods.maps import KdMask, pair, valid
 from kd.methods.method import Method
 from kd.types import Outputs, Sizes
 
+EPSILON = 1e-7
+"""Added to the standard deviation of logits, as published."""
 
-def standardised(logits: Tensor, epsilon: float = 1e-7) -> Tensor:
-    """Logits ``B K h w`` less their mean over classes, divided by their (unbiased) standard deviation plus ``epsilon``."""
-    centred = logits - logits.mean(1, keepdim=True)
-    return centred / (centred.std(1, keepdim=True) + epsilon)
+
+def standardised(logits: Tensor) -> Tensor:
+    """Logits ``B K h w`` less their mean over classes, divided by their (unbiased) standard deviation plus 1e-7; 0, without
+    gradient, where all are equal. Differentiable once."""
+    found: Tensor = _Standardised.apply(logits)
+    return found
+
+
+class _Standardised(torch.autograd.Function):
+    """Two maps are kept: the result, and what it was divided by."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """See :func:`standardised`."""
+        values = logits - logits.mean(1, keepdim=True)
+        spread = (values.square().sum(1, keepdim=True) / max(1, logits.shape[1] - 1)).sqrt_()
+        values.div_(spread + EPSILON)
+        ctx.save_for_backward(values, spread)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        """That of the division by a spread which the logits make themselves, and of the mean."""
+        refuse_second()
+        values, spread = ctx.saved_tensors
+        along = (slopes[0] * values).sum(1, keepdim=True) * (spread + EPSILON) / spread.where(spread > 0, 1)
+        found = slopes[0].addcmul(values, along, value=-1 / max(1, values.shape[1] - 1)).div_(spread + EPSILON)
+        return found.sub_(found.mean(1, keepdim=True)).where(spread > 0, 0)
 
 
 class KD(Method):
