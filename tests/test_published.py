@@ -29,6 +29,29 @@ def test_the_benchmark_table(line: str) -> None:
     assert sum(n.table for n in published.numbers) == 30
 
 
+def test_the_number_of_a_method_is_the_tables_or_a_papers() -> None:
+    published = load_published(FILE)
+    found = {
+        place: published.best_known(*place)
+        for place in (
+            ("cityscapes", "PSP-R18", "cwd", "val"),  # 75.54 stands in mmrazor's README
+            ("cityscapes", "DL3-MB2", "afdcd", "val"),  # 76.43 in the README
+            ("cityscapes", "DL3-R18", "maskd", "test"),  # 73.74 without ImageNet weights
+            ("cityscapes", "DL3-R18", "kd", "val"),  # 76.61, a user's
+        )
+    }
+    assert [number and number.miou for number in found.values()] == [74.36, 76.38, 75.59, None]
+
+
+def test_newer_methods_have_a_baseline_of_their_protocol_but_for_an_abstract() -> None:
+    published = load_published(FILE)
+    for number in (n for n in published.numbers if n.method in published.newer):
+        place = (number.dataset, number.student, number.split, number.protocol)
+        own = [n for n in published.numbers if n.method is None and (n.dataset, n.student, n.split, n.protocol) == place]
+        lacks = number.method == "feature KD" or number.protocol == "afdcd_camvid"
+        assert lacks != bool(own), number
+
+
 def test_no_cell_is_there_twice() -> None:
     cells = [(n.dataset, n.student, n.method) for n in load_published(FILE).numbers if n.table]
     assert len(set(cells)) == len(cells)

@@ -223,6 +223,27 @@ def test_the_published_table_is_the_benchmark(capsys: pytest.CaptureFixture[str]
     assert len(shown(capsys, monkeypatch, "--published", "--format", "csv").splitlines()) == 31
 
 
+def test_the_published_table_of_all_methods(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = shown(capsys, monkeypatch, "--published", "--all-methods")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| ")]
+    seven, newer = BENCHMARK.strip().splitlines()[0], ["DSD", "Af-DCD", "CIRKDV2", "AttnFD", "feature KD"]
+    assert rows[0] == [*(cell.strip() for cell in seven.split("|")[1:-1]), *newer]
+    found = {tuple(row[:2]): dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+    assert len(found) == len(rows) - 1
+    assert found["Cityscapes", "DL3-R18"]["SKD"] == "75.42"
+    assert found["Cityscapes", "DL3-R18"]["JML-KD"] == "**78.14**"
+    assert found["Cityscapes", "DL3-R18"]["Af-DCD"] == "77.03"
+    assert found["Cityscapes", "PSP-R18"]["feature KD"] == "**79.00**"
+    assert found["Cityscapes", "DL3-R18, test"]["CIRKDV2"] == "**75.60**"
+    assert found["Cityscapes", "UPer-R18, test"]["CIRKDV2"] == "72.11", "alone, and so neither best nor worst"
+    assert found["PASCAL VOC", "DL3+-R18"]["AttnFD"] == "**73.09**"
+    assert "Without distillation, as published with CIRKDV2: Cityscapes DL3-R18 73.56, Cityscapes UPer-R18 68.90" in out
+    assert "feature KD on Cityscapes: under extended training, beside a teacher of 79.8; the abstract tells no length" in out
+    numbers = json.loads(shown(capsys, monkeypatch, "--published", "--all-methods", "--format", "json"))
+    assert len(numbers) > 90
+    assert "72.11" in shown(capsys, monkeypatch, "--published", "--all-methods", "--format", "latex")
+
+
 CITYSCAPES: dict[str, Any] = {"data": {"name": "cityscapes"}, "evaluation": {"select": "val", "report": "val"}}
 
 
@@ -325,6 +346,7 @@ def test_update_of_no_file(tmp_path: Path) -> None:
     [
         ([], "give run directories, e.g. runs/camvid, or --published; one of the two"),
         (["--published", "."], "one of the two"),
+        (["--all-methods", "."], "--all-methods is for the published numbers; give it with --published"),
         (["--published", "--update", "README.md", "--format", "csv"], "--update writes Markdown, not csv"),
         (["nowhere"], "nowhere: is no directory"),
     ],

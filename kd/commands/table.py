@@ -12,6 +12,7 @@ EPILOG = """examples:
   kd table runs/camvid --by schedule.steps              # a block for each length of training
   kd table runs/camvid --update README.md --name camvid   # between <!-- table:camvid --> and <!-- /table -->
   kd table --published                                  # the benchmark table of the literature
+  kd table --published --all-methods                    # with newer methods, further networks and test images
 
 Rows come from run directories (result.json, recipe.yaml, counts.npz). A block holds one data set and pair; its rows share
 data, augmentation, student, teacher, schedule and evaluation, or the table is refused and the differing keys are named. A
@@ -30,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", action="append", default=[], metavar="KEY", help="a block for each value, e.g. schedule.steps")
     parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="rows may differ here; the table says so")
     parser.add_argument("--published", action="store_true", help="the published benchmark table instead of runs")
+    parser.add_argument("--all-methods", action="store_true", help="of --published: newer methods and networks too")
     parser.add_argument("--update", type=Path, metavar="FILE", help="write into this file, between its markers")
     parser.add_argument("--name", help="of the markers (default: results, or published)")
 
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
 
     if bool(options.paths) == options.published:
         raise InputError("give run directories, e.g. runs/camvid, or --published; one of the two")
+    if options.all_methods and not options.published:
+        raise InputError("--all-methods is for the published numbers; give it with --published, runs are all in their table")
     if options.update and options.format != "markdown":
         raise InputError(f"--update writes Markdown, not {options.format}; drop --format, or redirect the output to a file")
     text = published(options) if options.published else measured(options)
@@ -55,11 +59,11 @@ def run(options: argparse.Namespace) -> None:
 def published(options: argparse.Namespace) -> str:
     """The benchmark table of the literature."""
     from kd.results.published import load_published
-    from kd.results.published_tables import benchmark, benchmark_records
+    from kd.results.published_tables import all_methods, benchmark, benchmark_records
     from kd.results.render import written
 
-    found = load_published()
-    return written(options.format, [benchmark(found)], benchmark_records(found))
+    found, whole = load_published(), options.all_methods
+    return written(options.format, [all_methods(found) if whole else benchmark(found)], benchmark_records(found, whole))
 
 
 def measured(options: argparse.Namespace) -> str:

@@ -54,9 +54,10 @@ class Number(Config):
 
 
 class Published(Config):
-    """All numbers with what they refer to."""
+    """All numbers with what they refer to. ``methods`` are the columns of the benchmark table, ``newer`` further ones."""
 
     methods: tuple[str, ...]
+    newer: tuple[str, ...] = ()
     protocols: dict[str, Protocol]
     sources: dict[str, Source]
     numbers: tuple[Number, ...]
@@ -67,7 +68,7 @@ class Published(Config):
             for kind, name, known in (
                 ("protocol", number.protocol, self.protocols),
                 ("source", number.source, self.sources),
-                ("method", number.method, {None, *self.methods, "teacher", "kd", "dsd"}),
+                ("method", number.method, {None, *self.methods, *self.newer, "teacher", "kd"}),
             ):
                 if name not in known:
                     raise ValueError(f"a number of {number.student} names the {kind} '{name}', which is not listed above")
@@ -77,6 +78,13 @@ class Published(Config):
         """The benchmark table's number, or None where the table has a dash."""
         found = [n for n in self.numbers if n.table and (n.dataset, n.student, n.method) == (dataset, student, method)]
         return found[0] if found else None
+
+    def best_known(self, dataset: str, student: str, method: str, split: str) -> Number | None:
+        """The number that stands for all of a method: the benchmark table's, else the first of a paper or README; of students
+        that start from ImageNet weights."""
+        own = [n for n in self.numbers if (n.dataset, n.student, n.method, n.split) == (dataset, student, method, split)]
+        own = [n for n in own if n.pretrained and self.sources[n.source].kind != "issue"]
+        return min(own, key=lambda n: not n.table, default=None)
 
 
 def load_published(file: str | Path | None = None) -> Published:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kd.recipe.library import library, method_files
@@ -112,32 +113,76 @@ def told(published: Published, one: Quote) -> str:
 def benchmark(published: Published) -> Table:
     """The benchmark table: the best of each row in bold, a dash where nothing is published."""
     pairs = dict.fromkeys((number.dataset, number.student) for number in published.numbers if number.table)
-    header = ("data set", "model", *(METHODS.get(method, method) for method in published.methods))
-    rows = tuple(_line(published, *pair) for pair in pairs)
-    cells = [number for number in published.numbers if number.table]
-    notes = ["Published mIoU on val, percent; the best of each row in bold. The columns follow different protocols:"]
+    rows = [(dataset, student, [published.cell(dataset, student, m) for m in published.methods]) for dataset, student in pairs]
+    first = "Published mIoU on val, percent; the best of each row in bold. The columns follow different protocols:"
+    return _table(published, published.methods, rows, first)
+
+
+def all_methods(published: Published) -> Table:
+    """The same with the newer methods, further networks and test images; a row for each split."""
+    methods = (*published.methods, *published.newer)
+    places = dict.fromkeys((n.dataset, n.student, n.split) for n in published.numbers if n.method in methods)
+    rows = []
+    for dataset, student, split in sorted(places, key=lambda place: (list(DATASETS).index(place[0]), place[2] == "test")):
+        found = [published.best_known(dataset, student, method, split) for method in methods]
+        if any(found):
+            rows.append((dataset, f"{student}, test" if split == "test" else student, found))
+    first = (
+        "Published mIoU, percent, on val where nothing else is said; the best of each row in bold. Rows hold numbers of "
+        "several protocols, whose differences are none of methods:"
+    )
+    table = _table(published, methods, rows, first)
+    return replace(table, notes=(*table.notes, *_baselines(published, rows)))
+
+
+Row = tuple[str, str, list[Number | None]]
+"""Data set, model, and a number for each column."""
+
+
+def _table(published: Published, methods: Sequence[str], rows: Sequence[Row], first: str) -> Table:
+    header = ("data set", "model", *(_name(method) for method in methods))
+    cells = [number for number in published.numbers if any(number is cell for *_, found in rows for cell in found)]
+    notes = [first]
     for protocol in dict.fromkeys(number.protocol for number in cells):
-        methods = dict.fromkeys(METHODS.get(str(n.method), str(n.method)) for n in cells if n.protocol == protocol)
         how = published.protocols[protocol]
         rules = f"checkpoint: {how.checkpoint}; inference: {how.inference}; training: {how.training}"
-        notes.append(f"{', '.join(methods)}: {rules}")
+        notes.append(f"{_whose(n for n in cells if n.protocol == protocol)}: {rules}")
     for source in dict.fromkeys(number.source for number in cells):
-        methods = dict.fromkeys(METHODS.get(str(n.method), str(n.method)) for n in cells if n.source == source)
-        notes.append(f"{', '.join(methods)} from {published.sources[source].title}, {published.sources[source].where}")
+        told = published.sources[source]
+        notes.append(f"{_whose(n for n in cells if n.source == source)} from {told.title}, {told.where}")
     for note in dict.fromkeys(number.note for number in cells if number.note):
         noted = [number for number in cells if number.note == note]
-        whose = dict.fromkeys(
-            f"{METHODS.get(str(n.method), str(n.method))} on {DATASETS.get(n.dataset, n.dataset)}" for n in noted
-        )
+        whose = dict.fromkeys(f"{_name(n.method)} on {DATASETS.get(n.dataset, n.dataset)}" for n in noted)
         notes.append(f"{MARK * any(_on_other_labels(n) for n in noted)}{', '.join(whose)}: {note}")
-    return Table("", header, rows, tuple(notes))
+    return Table("", header, tuple(_line(*row) for row in rows), tuple(notes))
 
 
-def _line(published: Published, dataset: str, student: str) -> tuple[str, ...]:
-    found = [published.cell(dataset, student, method) for method in published.methods]
-    best = max(number.miou for number in found if number)
+def _name(method: str | None) -> str:
+    return METHODS.get(str(method), str(method))
+
+
+def _whose(numbers: Iterable[Number]) -> str:
+    return ", ".join(dict.fromkeys(_name(number.method) for number in numbers))
+
+
+def _line(dataset: str, student: str, found: Sequence[Number | None]) -> tuple[str, ...]:
+    values = [number.miou for number in found if number]
+    best = max(values) if len(values) > 1 else None
     texts = ["-" if n is None else f"**{_cell(n)}**" if n.miou == best else _cell(n) for n in found]
     return (DATASETS.get(dataset, dataset), student, *texts)
+
+
+def _baselines(published: Published, rows: Sequence[Row]) -> list[str]:
+    """A note for each protocol of the cells: what its students reach without distillation."""
+    used = dict.fromkeys(cell.protocol for *_, found in rows for cell in found if cell)
+    notes = []
+    for protocol in used:
+        own = [n for n in published.numbers if n.protocol == protocol and n.method is None and n.pretrained]
+        own = [n for n in own if published.sources[n.source].kind != "issue"]
+        told = [f"{DATASETS.get(n.dataset, n.dataset)} {n.student} {n.miou:.2f}" for n in own]
+        whose = _whose(cell for *_, found in rows for cell in found if cell and cell.protocol == protocol)
+        notes += [f"Without distillation, as published with {whose}: {', '.join(told)}"] if told else []
+    return notes
 
 
 def _cell(number: Number) -> str:
@@ -149,10 +194,10 @@ def _on_other_labels(number: Number) -> bool:
     return any(key.startswith("data.") for key in number.keys)
 
 
-def benchmark_records(published: Published) -> list[dict[str, Any]]:
-    """The table's numbers one by one, for CSV and JSON."""
+def benchmark_records(published: Published, whole: bool = False) -> list[dict[str, Any]]:
+    """The table's numbers one by one, for CSV and JSON; ``whole``: all numbers that are known."""
     return [
         {**number.model_dump(exclude={"table"}), "where": published.sources[number.source].where}
         for number in published.numbers
-        if number.table
+        if number.table or whole
     ]
