@@ -63,12 +63,12 @@ class CIRKDv2(Method):
     the batch, ``channel_memory``, to the teacher's channels of a memory, and ``channel_mse``, mean ``(c_s - c_t)^2``.
 
     Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation with Contextual Modeling for Efficient Semantic
-    Segmentation", as in the CIRKD repository (2024). The student's embedding first passes a graph module, learnt along, and all
-    terms but ``kl`` read what comes out of it, though the network's own logits do not; those of channels after a convolution,
-    norm, ReLU and convolution to the teacher's width. Weights on Cityscapes: CIRKD's, hint 1, channels 1, 0.1 and 100 at
-    temperature 0.1; on VOC hint 10. Their scripts give each process one image (on VOC four), hence ``group: 1`` of
-    ``cirkd_v2@citys``: other images are seen in the memories alone. The memory of channels is a ring of 10 000 that starts anew
-    at its end; at most 256 channels of a step's batch enter it, drawn at random, before 2048 of it are drawn.
+    Segmentation", as in the CIRKD repository (2024; CIRKD is arXiv 2204.06986). The student's embedding first passes a graph
+    module, learnt along. All terms but ``kl`` read what comes out of it, though the network's own logits do not; those of
+    channels after a convolution, norm, ReLU and convolution to the teacher's width. Weights on Cityscapes: CIRKD's, hint 1,
+    channels 1, 0.1 and 100 at temperature 0.1; on VOC hint 10. Their scripts give each process one image (on VOC four), hence
+    ``group: 1`` of ``cirkd_v2@citys``: other images are seen in the memories alone. The memory of channels is a ring of 10 000
+    that starts anew at its end; at most 256 channels of a step's batch enter it, drawn at random, before 2048 of it are drawn.
 
     Fails where: the crop changes. A channel's vector is as long as its averaged map, so that the memory is of one crop, and
     images of another size are refused.

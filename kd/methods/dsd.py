@@ -84,13 +84,14 @@ class DSD(Method):
     squared feature, for each two of three maps; ``csd``: mean over pairs of classes of ``(G_s - G_t)^2``, ``G = M M'``, ``M``
     the softmax over pixels of ``z / T``.
 
-    Feng et al., "Double Similarity Distillation for Semantic Image Segmentation", IEEE TIP 2021, as in the CIRKD repository:
-    the backbone's last level, the embedding and the logits (averaged over 2 x 2 pixels for ``csd``), T = 4, weights 1000 and 10
-    and no plain KD. Where levels lie on other grids their energies are resampled to that of the teacher's logits.
+    Feng et al., "Double Similarity Distillation for Semantic Image Segmentation", IEEE TIP 2021, arXiv 2107.08591, as in the
+    CIRKD repository: the backbone's last level, the embedding and the logits (averaged over 2 x 2 pixels for ``csd``), T = 4,
+    weights 1000 and 10 and no plain KD. Where levels lie on other grids their energies are resampled to that of the teacher's
+    logits.
 
-    Fails where: ``csd`` is counted on. A softmax over N pixels is about 1 / N, its products too, so that the term is about 1e-8
-    on maps of 64 x 128, and less on larger ones; the published weight of 10 leaves nothing of it. ``psd`` too falls as
-    1 / pixels while its weight stays.
+    Fails where: ``csd`` is counted on. A softmax over N pixels is about 1 / N, its products too: as released the term is about
+    1e-8 on maps of 64 x 128 with logits that vary by a few units, and less on larger ones, so that the published weight of 10
+    leaves nothing of it (very peaked logits excepted). ``psd`` too falls as 1 / pixels while its weight stays.
     """
 
     class Config(Method.Config):
