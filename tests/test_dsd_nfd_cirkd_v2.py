@@ -95,6 +95,13 @@ def test_csd_reads_where_classes_are_and_not_how_large() -> None:
     assert category_similarity(its, its) == 0
 
 
+def test_a_window_that_is_ignored_as_a_whole_is_not_there() -> None:
+    mine, its = draw(2, 5, 8, 10), draw(2, 5, 8, 10, seed=2)
+    keep = torch.arange(10).expand(2, 8, 10) >= 4
+    inside = category_similarity(mine[..., 4:], its[..., 4:])
+    assert torch.allclose(category_similarity(mine, its, 4.0, keep), inside)
+
+
 def test_csd_as_released_is_nothing_beside_psd() -> None:
     """On the grid of the published crop, with objects of a few pixels, for a student who is near the teacher."""
 

@@ -60,10 +60,9 @@ def standardised_gap(student: Tensor, teacher: Tensor, over: Over = "pixels", ke
             mine, spread = standardise(student[image].flatten(1)[part], over, kept)
             gap = mine - standardise(teacher[image].flatten(1)[part], over, kept).values
             sums.append(gap.square().sum(dtype=torch.float64))
-            if out is not None:  # of a standardised map: what shifts or scales a group has no effect
-                gap = gap.sub_(_mean(gap, over, kept)).addcmul_(mine, _mean(gap * mine, over, kept), value=-1)
-                slope = gap.mul_(2 / spread)
-                out[image].view(len(student[image]), -1)[part] = slope if kept is None else slope.where(kept, 0)
+            if out is not None:  # without what would only scale a group; what would shift it is not there
+                slope = gap.addcmul_(mine, _mean(gap * mine, over, kept), value=-1).mul_(2 / spread)
+                out[image].view(len(student[image]), -1)[part] = slope
         return torch.stack(sums).sum().to(student.dtype), (out,)
 
     count = student.numel() if keep is None else keep * student.shape[1]
