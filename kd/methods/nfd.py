@@ -87,10 +87,10 @@ class NFD(Method):
     ``W`` a 1x1 convolution that is learnt along.
 
     Liu et al., "Normalized Feature Distillation for Semantic Segmentation", arXiv 2207.05256: FitNet without the magnitude of
-    the teacher's response. No code is released; here mean and standard deviation are those of each channel over the pixels of
-    an image (``over: pixels``), where the term is ``2 - 2 c``, ``c`` the mean correlation of both networks' channels: between 0
-    and 4. ``channels``: of each pixel over its channels; ``both``: of all of an image together. A channel (or pixel) that is
-    constant is 0.
+    the teacher's response. The authors' code and weight were not found; the abstract leaves axes and layer open. As in others'
+    repetitions mean and standard deviation are those of each channel over the pixels of an image (``over: pixels``), where the
+    term is ``2 - 2 c``, ``c`` the mean correlation of both networks' channels: between 0 and 4. ``channels``: of each pixel
+    over its channels; ``both``: of all of an image together. A channel (or pixel) that is constant is 0.
 
     Fails where: channels that mean nothing, as those of a pruned teacher, weigh as much as all others.
     """
