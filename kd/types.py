@@ -36,7 +36,7 @@ class Unlabelled(NamedTuple):
 class Outputs:
     """What a network says about a batch.
 
-    ``logits``      ``B K h w`` at the network's own stride
+    ``logits``      ``B K h w`` at the network's own stride; of a teacher that knows no classes ``B 0 h w``
     ``aux_logits``  ``B K h' w'`` of the auxiliary head, or None
     ``embedding``   ``B D h w``, the features that the classifier sees
     ``pyramid``     the backbone's levels, finest first
@@ -122,9 +122,9 @@ def nearest_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
 class Sizes:
     """What a network declares about its outputs, so that a method can check the pair before any training.
 
-    ``stride`` counts pixels per step of the logits' grid; ``embedding`` the embedding's channels (0: none); ``pyramid`` and
-    ``pyramid_strides`` the channels and strides of the backbone's levels (empty: none). ``grid`` is the size (h, w) of the
-    logits of a training crop, where it is known.
+    ``classes`` is 0 where a teacher knows none and gives features alone. ``stride`` counts pixels per step of the logits' grid;
+    ``embedding`` the embedding's channels (0: none); ``pyramid`` and ``pyramid_strides`` the channels and strides of the
+    backbone's levels (empty: none). ``grid`` is the size (h, w) of the logits of a training crop, where it is known.
     """
 
     classes: int
@@ -142,8 +142,9 @@ class Sizes:
     @property
     def fields(self) -> frozenset[str]:
         """The fields of ``Outputs`` that are there."""
-        there = {"aux_logits": self.aux, "embedding": self.embedding > 0, "pyramid": bool(self.pyramid)}
-        return frozenset({"logits", *(name for name, given in there.items() if given)})
+        there = {"logits": self.classes > 0, "aux_logits": self.aux}
+        there |= {"embedding": self.embedding > 0, "pyramid": bool(self.pyramid)}
+        return frozenset(name for name, given in there.items() if given)
 
 
 class Geometry(NamedTuple):

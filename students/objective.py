@@ -70,11 +70,22 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
     if recipe.method is not None and teacher is not None:
         crop = recipe.augmentation.crop
         method = build_method(recipe.method, student.sizes.on_crop(*crop), teacher.on_crop(*crop))
+        _check_opinions(recipe.unlabelled, teacher)
     names = [*(recipe.loss or {}), *(method.terms if method else ())]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
     return Objective(student, task, recipe.labels, method, recipe.run.maps, recipe.unlabelled)
+
+
+def _check_opinions(unlabelled: Unlabelled | None, teacher: Sizes) -> None:
+    if unlabelled is not None and not teacher.classes:
+        for key, plain in (("confidence", 0), ("temperature", 1)):
+            if (value := getattr(unlabelled, key)) != plain:
+                raise ConfigError(
+                    f"unlabelled.{key}: is {value:g}, but this teacher gives features and knows no classes to be "
+                    f"sure of; set it to {plain}, or teach by a pair: teacher={{name: pair, logits: ..., features: ...}}"
+                )
 
 
 def _fitting(term: str, loss: Loss, classes: int) -> Loss:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kd.keywords import keywords
 from kd.types import Outputs, Sizes, grey_levels
-from teachers.composite import Member, build_member, log_mean
+from teachers.composite import Member, Whole, build_member, log_mean, taken
 from teachers.teacher import Teacher
 
 
@@ -23,7 +23,7 @@ class AugmentedTeacher(Teacher):
     and pyramid are left out.
     """
 
-    class Config(Teacher.Config):
+    class Config(Whole):
         """``teacher`` is written like ``teacher`` itself; ``scales`` are relative to the image."""
 
         teacher: Member
@@ -42,7 +42,7 @@ class AugmentedTeacher(Teacher):
         inner = build_member(config.teacher, classes, "teacher.teacher")
         sizes = Sizes(len(classes), 1, 0, inner.sizes.aux)
         super().__init__(config, classes, classes, sizes, f"{inner.source}, augmented")
-        self.mark, self.inner, self.takes = inner.mark, inner, inner.takes if inner.shown is None else None
+        self.mark, self.inner, self.takes = inner.mark, inner, taken([inner])
         self.train(False)
 
     def check_channels(self, there: int, key: str = "teacher") -> None:

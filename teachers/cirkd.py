@@ -14,6 +14,7 @@ from kd.networks.build import build_network, network_config
 from kd.networks.weight_files import read_state_dict
 from kd.types import Outputs
 from teachers.cirkd_names import Weights, architecture, ours
+from teachers.class_groups import Groups
 from teachers.foreign import by_number
 from teachers.teacher import Teacher
 
@@ -33,10 +34,12 @@ class CirkdTeacher(Teacher):
     """
 
     class Config(Teacher.Config):
-        """``path``: the weight file. ``classes`` names the channels in its order (default: the data set's order)."""
+        """``path``: the weight file. ``classes`` names the channels in its order (default: the data set's order), or says
+        which, by number, make each of the data set's.
+        """
 
         path: ContentPath
-        classes: tuple[str, ...] | None = None
+        classes: Groups | tuple[str, ...] | None = None
 
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:

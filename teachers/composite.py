@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, field_validator
 from torch import Tensor
 
 from kd.config import ConfigError
@@ -25,22 +25,43 @@ def _a_part(value: Any) -> Any:
     return value
 
 
+class Whole(Teacher.Config):
+    """Keys of a teacher made of teachers. Its parts answer in the data set's classes: ``classes`` is theirs to say."""
+
+    @field_validator("classes")
+    @classmethod
+    def _is_of_the_parts(cls, classes: Any) -> None:
+        if classes is not None:
+            raise ValueError("is of the teachers inside, which answer in the data set's classes; set it there")
+
+
 Member: Any = Annotated[named("teachers", "Teacher"), BeforeValidator(_a_part)]
 """A field written like ``teacher`` itself; its ``name`` chooses the class that checks the rest."""
 
 
-def build_member(config: Any, classes: tuple[str, ...], where: str) -> Teacher:
+def build_member(config: Any, classes: tuple[str, ...], where: str, asked: str = "logits") -> Teacher:
     """The teacher of a nested configuration; its errors begin with ``where`` instead of ``teacher``.
 
     Raises:
-        ConfigError: as the member's own.
+        ConfigError: as the member's own; it gives no ``asked`` (logits or features).
     """
     try:
-        return lookup("teachers", config.name, "Teacher")(config, classes)
+        member: Teacher = lookup("teachers", config.name, "Teacher")(config, classes)
     except ConfigError as error:
         text = str(error)
         inner = text.removeprefix("teacher") if text.startswith(("teacher.", "teacher:")) else f": {text}"
         raise ConfigError(f"{where}{inner}") from None
+    there = {"logits": member.knows_classes, "features": bool(member.sizes.fields & {"embedding", "pyramid"})}
+    if not there[asked]:
+        lacking = "knows no classes" if asked == "logits" else "gives no embedding and no pyramid"
+        raise ConfigError(f"{where}: {member.source} {lacking}, so it has no {asked} to give; choose another teacher here")
+    return member
+
+
+def taken(members: Iterable[Any]) -> int | None:
+    """The channels of the images that all take; None where they differ, or one is shown some of them only."""
+    found = {member.takes if member.shown is None else None for member in members}
+    return found.pop() if len(found) == 1 else None
 
 
 def log_mean(parts: Iterable[tuple[float, Tensor]]) -> Tensor:

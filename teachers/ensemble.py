@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd.keywords import keywords
 from kd.types import Outputs, Sizes
-from teachers.composite import Member, build_member, log_mean
+from teachers.composite import Member, Whole, build_member, log_mean, taken
 from teachers.teacher import Teacher
 
 
@@ -22,7 +22,7 @@ class EnsembleTeacher(Teacher):
     data set's classes. Embedding and pyramid have no mean and are left out.
     """
 
-    class Config(Teacher.Config):
+    class Config(Whole):
         """``members`` are written like ``teacher``; ``weights`` (default: equal) are divided by their sum."""
 
         members: tuple[Member, ...] = Field(min_length=2)
@@ -45,8 +45,7 @@ class EnsembleTeacher(Teacher):
         marks = [str(member.mark) for member in members]
         self.mark = hashlib.sha256(" ".join(marks).encode()).hexdigest()[:16]
         self.members = nn.ModuleList(members)
-        taken = {member.takes if member.shown is None else None for member in members}
-        self.takes = taken.pop() if len(taken) == 1 else None
+        self.takes = taken(members)
         weights = config.weights or [1.0] * len(members)
         self.weights = [weight / sum(weights) for weight in weights]
         self.train(False)

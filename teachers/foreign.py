@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,20 +45,44 @@ def matched(theirs: Sequence[str], wanted: Sequence[str], rename: Mapping[str, s
     return tuple(renamed.get(canonical(name)) or ours.get(canonical(name), name) for name in theirs)
 
 
-def by_number(channels: int, classes: tuple[str, ...], given: tuple[str, ...] | None, source: str) -> tuple[str, ...]:
-    """The classes of a network that has only numbers: ``given`` in its order, or the data set's order if the number fits.
+def by_name(theirs: Sequence[str], wanted: Sequence[str], config: Any, source: str) -> tuple[str, ...]:
+    """The classes of a network that names them: :func:`matched`, or as it spells them where ``config.classes`` says which of
+    them make each of the data set's.
+
+    Raises:
+        ConfigError: ``config.rename`` names a class that is not there, or stands beside such ``classes``.
+    """
+    if not isinstance(config.classes, Mapping):
+        return matched(theirs, wanted, config.rename, source)
+    if config.rename:
+        their, our = next(iter(config.rename.items()))
+        raise ConfigError(
+            f"teacher.rename: teacher.classes says already what each class is made of; write {our}: [{their}] there, and drop "
+            "teacher.rename"
+        )
+    return tuple(theirs)
+
+
+def by_number(
+    channels: int, classes: tuple[str, ...], given: Sequence[str] | Mapping[str, Any] | None, source: str
+) -> tuple[str, ...]:
+    """The classes of a network that has only numbers: ``given`` in its order, or the data set's order if the number fits; their
+    numbers from 0, where ``given`` says which of them make each of the data set's.
 
     Raises:
         ConfigError: the number of names is not that of the channels.
     """
+    if isinstance(given, Mapping):
+        return tuple(map(str, range(channels)))
     names = classes if given is None else given
     if len(names) != channels:
         whose = "the data set has" if given is None else "teacher.classes lists"
         raise ConfigError(
-            f"teacher: {source} has {channels} classes, {whose} {len(names)}; choose a checkpoint trained on this data set"
-            + ("" if given is None else ", or name every channel, in the teacher's own order")
+            f"teacher: {source} has {channels} classes, {whose} {len(names)}; choose a checkpoint trained on this data set, "
+            + ("" if given is None else "name every channel, in the teacher's own order, ")
+            + f"or say by their numbers which make each class: 'teacher.classes={{{classes[0]}: [0, 7], ...}}'"
         )
-    return names
+    return tuple(names)
 
 
 class Pixels(nn.Module):
@@ -96,7 +121,7 @@ def measured(look: Callable[[Tensor], Outputs], side: int = 128) -> Sizes:
     """
     try:
         outputs = look(torch.zeros(1, 3, side, side * 3 // 2, dtype=torch.uint8))
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # each library's networks fail in their own ways
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
             f"teacher: cannot look at an image of {side} x {side * 3 // 2} pixels ({reason}); choose a network that takes "

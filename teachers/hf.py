@@ -1,4 +1,4 @@
-"""A teacher from Hugging Face transformers: SegFormer, UPerNet, DPT, BEiT, MobileViT and what else segments semantically."""
+"""A teacher from Hugging Face transformers: SegFormer, UPerNet, DPT, ..., Mask2Former, OneFormer, EoMT: what segments."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ from kd.content import ContentPath
 from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
-from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, install_hint, matched, measured
+from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_name, install_hint, measured
+from teachers.mask_classification import KINDS, MaskNetwork, task_tokens
 from teachers.teacher import Teacher
+
+LOSS = "criterion."
+"""What tensors of the training's loss are called by, on which no answer depends."""
 
 
 class HfTeacher(Teacher):
-    """A network of ``AutoModelForSemanticSegmentation``, in float32, at its own stride (SegFormer: 4).
+    """A network of ``AutoModelForSemanticSegmentation``, in float32, at its own stride (SegFormer: 4); or one that classifies
+    masks: MaskFormer, Mask2Former, OneFormer (told that the task is semantic) or EoMT, whatever it was trained for.
+
+    Of masks the logits are the logarithm of the classes' scores, normalised in each pixel; how, and how EoMT's fixed size is
+    met, says :mod:`teachers.mask_classification`. Things and stuff of a panoptic model are classes alike.
 
     Normalisation and channel order come from the image processor that lies beside the weights; where there is none it is
     ImageNet's, and ``source`` says so. The processor's resizing is not used: the teacher sees what the student sees. Classes
@@ -64,13 +72,15 @@ class HfTeacher(Teacher):
         with _quiet():
             model = _load(config)
             pixels, note = _pixels(config)
-        network = HfNetwork(model, pixels)
+            network = _network(config, model, pixels)
         sizes, labels = measured(network), model.config.id2label
         source = f"{config.path or config.model}{note}"
-        own = matched([labels[number] for number in sorted(labels)], classes, config.rename, source)
+        own = by_name([labels[number] for number in sorted(labels)], classes, config, source)
         try:
             super().__init__(config, own, classes, sizes, source)
         except ConfigError as error:
+            if config.classes is not None:
+                raise
             raise ConfigError(f"{error}. Where only the spelling differs, set teacher.rename: {{theirs: ours}}") from None
         self.mark = weights_mark(network)
         self.network = network
@@ -79,6 +89,14 @@ class HfTeacher(Teacher):
     def answer(self, image: Tensor) -> Outputs:
         """The network's outputs at its own stride."""
         return self.network(image)
+
+
+def _network(config: Any, model: Any, pixels: Pixels) -> nn.Module:
+    kind = model.config.model_type
+    if kind not in KINDS:
+        return HfNetwork(model, pixels)
+    length = getattr(model.config, "task_seq_len", 0)
+    return MaskNetwork(model, pixels, task_tokens(_where(config), config.revision, length) if kind == "oneformer" else None)
 
 
 class HfNetwork(nn.Module):
@@ -144,17 +162,22 @@ def _load(config: Any) -> Any:
     named = f"teacher.{'path' if config.path else 'model'}: {config.path or config.model}"
     knobs = {"dtype": torch.float32, "weights_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        from transformers import AutoModelForSemanticSegmentation
+        from transformers import AutoConfig, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
-        model, report = AutoModelForSemanticSegmentation.from_pretrained(_where(config), revision=config.revision, **knobs)
+        settings = AutoConfig.from_pretrained(_where(config), revision=config.revision)
+        loader = AutoModelForUniversalSegmentation if settings.model_type in KINDS else AutoModelForSemanticSegmentation
+        if settings.model_type == "oneformer":
+            settings.is_training = False  # else it would ask for the training's texts
+        model, report = loader.from_pretrained(_where(config), config=settings, revision=config.revision, **knobs)
     except Exception as error:  # the hub, the configuration and the weights each fail in their own ways
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"{named} gives no network of AutoModelForSemanticSegmentation ({type(error).__name__}: {reason[:200]}); "
+            f"{named} gives no network of AutoModelForSemanticSegmentation, MaskFormer, Mask2Former, OneFormer or EoMT "
+            f"({type(error).__name__}: {reason[:200]}); "
             "give a directory written by save_pretrained, or a repository of the Hugging Face hub that can be reached or is in "
             "the cache (fill it on a machine with network, then set HF_HUB_OFFLINE=1)"
         ) from None
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(LOSS)):
         raise ConfigError(
             f"{named} lacks {len(missing)} tensors of {type(model).__name__}, first {missing[0]}, which would stay "
             "random; give a checkpoint that was trained to segment, not a backbone"

@@ -15,6 +15,7 @@ from kd.content import ContentPath
 from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
+from teachers.class_groups import Groups
 from teachers.foreign import Pixels, by_number, install_hint, measured
 from teachers.teacher import Teacher
 
@@ -36,12 +37,13 @@ class SmpTeacher(Teacher):
     class Config(Teacher.Config):
         """``path``: a directory, or a repository of the Hugging Face hub (``HF_HUB_OFFLINE=1`` uses the cache only).
 
-        ``classes`` names the channels in the teacher's own order (default: the data set's order). ``mean`` and ``std``, RGB in
-        [0, 1], replace what ``smp.encoders.get_preprocessing_params`` says of the encoder's weights.
+        ``classes`` names the channels in the teacher's own order (default: the data set's order), or says which, by number,
+        make each of the data set's. ``mean`` and ``std``, RGB in [0, 1], replace what
+        ``smp.encoders.get_preprocessing_params`` says of the encoder's weights.
         """
 
         path: ContentPath
-        classes: tuple[str, ...] | None = None
+        classes: Groups | tuple[str, ...] | None = None
         mean: Triple | None = None
         std: Triple | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from kd.config import ConfigError, Named
 from kd.content import ContentPath
 from kd.types import Batch, Outputs, Sizes, check_image
+from teachers.class_groups import Groups, channels_of, merged
 from teachers.steps import Asked, quickened
 
 
@@ -34,12 +36,17 @@ class Teacher(nn.Module, ABC):
         ``precision``: what it computes in while it teaches; ``step`` is the steps' own, ``schedule.precision``. ``cache``: the
         directory of its soft labels, where ``kd cache-teacher`` has written them. ``channels``: which of the images' it is
         shown, in its order, e.g. ``[0, 1, 2]`` (null: all).
+
+        ``classes``: which of the teacher's classes make one of the data set's, ``{road: [road, lane marking]}``, where it has
+        more or others: their probabilities are summed. A class without an entry is the teacher's of its own name; what no class
+        takes is dropped, and the rest renormalised, in each pixel of the teacher's own grid.
         """
 
         floor: float = Field(default=0.0, ge=0, le=100)
         precision: Literal["step", "fp32", "bf16"] = "step"
         cache: ContentPath | None = None
         channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+        classes: Groups | None = None
 
     order: Tensor
     takes: int | None = 3
@@ -48,10 +55,20 @@ class Teacher(nn.Module, ABC):
         super().__init__()
         own, classes = tuple(own), tuple(classes)
         self.config, self.classes, self.sizes, self.source = config, classes, sizes, source
-        self.reorders, self.shown = own != classes, config.channels
+        self.shown = config.channels
         self.mark: str | None = None
         self.cached: str | None = None
+        groups = getattr(config, "classes", None)
+        self.groups = channels_of(own, classes, groups, source) if isinstance(groups, Mapping) else None
+        if self.groups is not None:
+            own, self.sizes = classes, replace(sizes, classes=len(classes))
+        self.reorders = own != classes
         self.register_buffer("order", torch.tensor(class_order(own, classes, source)), persistent=False)
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether it has logits, by which it can be scored; a teacher without gives features alone."""
+        return self.sizes.classes > 0
 
     @abstractmethod
     def answer(self, image: Tensor) -> Outputs:
@@ -61,10 +78,13 @@ class Teacher(nn.Module, ABC):
     def look(self, image: Tensor) -> Outputs:
         """Outputs for images ``B 3 H W``, uint8 or floats in [0, 1], classes in the data set's order."""
         outputs = self.answer(image if self.shown is None else image[:, list(self.shown)])
-        if not self.reorders:
+        if not self.reorders and self.groups is None:
             return outputs
-        aux = None if outputs.aux_logits is None else outputs.aux_logits[:, self.order]
-        return replace(outputs, logits=outputs.logits[:, self.order], aux_logits=aux)
+        aux = None if outputs.aux_logits is None else self._in_order(outputs.aux_logits)
+        return replace(outputs, logits=self._in_order(outputs.logits), aux_logits=aux)
+
+    def _in_order(self, logits: Tensor) -> Tensor:
+        return logits[:, self.order] if self.groups is None else merged(logits, self.groups)
 
     if TYPE_CHECKING:  # torch's own says nothing about what comes in and out
 
@@ -147,7 +167,9 @@ def class_order(own: tuple[str, ...], wanted: tuple[str, ...], source: str) -> l
         foreign = ", ".join(sorted(set(own) - set(wanted))) or "none"
         raise ConfigError(
             f"teacher: {source} knows {len(own)} classes, the data set has {len(wanted)} (missing in the teacher: {missing}; "
-            f"unknown to the data set: {foreign}). Train a teacher on this data set, or choose another checkpoint"
+            f"unknown to the data set: {foreign}). Train a teacher on this data set, or choose another checkpoint; or say "
+            "which of its classes make each of the data set's: 'teacher.classes={road: [road, lane marking]}', {} to drop the "
+            "unknown ones"
         )
     if own == wanted:
         return list(range(len(own)))

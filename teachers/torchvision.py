@@ -13,7 +13,8 @@ from kd.content import ContentPath
 from kd.keywords import keywords
 from kd.networks.weight_files import read_state_dict, weights_mark
 from kd.types import Outputs
-from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_number, install_hint, matched, measured
+from teachers.class_groups import Groups
+from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_name, by_number, install_hint, measured
 from teachers.teacher import Teacher
 
 RESNET_LEVELS = ("layer1", "layer2", "layer3")
@@ -36,14 +37,14 @@ class TorchvisionTeacher(Teacher):
         """``path``: a file with a state dict; without one ``weights``, a name of torchvision's, or (as before) a file too.
 
         ``rename`` maps names of torchvision's weights onto the data set's; ``classes`` names the channels of a file in the
-        teacher's own order (default: the data set's order).
+        teacher's own order (default: the data set's order), or says which make each of the data set's (a file's by number).
         """
 
         model: str = "deeplabv3_resnet101"
         path: ContentPath | None = None
         weights: ContentPath = OWN_WEIGHTS
         rename: dict[str, str] = Field(default_factory=dict)
-        classes: tuple[str, ...] | None = None
+        classes: Groups | tuple[str, ...] | None = None
 
         @model_validator(mode="after")
         def _has_one_file(self) -> TorchvisionTeacher.Config:
@@ -58,12 +59,12 @@ class TorchvisionTeacher(Teacher):
         source = f"{config.model} ({config.path or config.weights})"
         builder, enum = _builder(config.model)
         if not config.path and config.weights in enum.__members__:
-            if config.classes is not None:
+            if isinstance(config.classes, tuple):
                 raise ConfigError(f"teacher.classes: {config.weights} names its classes itself; use teacher.rename")
             model, entry = _download(builder, enum[config.weights])
             preset = entry.transforms()
             pixels = Pixels(preset.mean, preset.std)
-            own = matched(entry.meta["categories"], classes, config.rename, source)
+            own = by_name(entry.meta["categories"], classes, config, source)
         else:
             model, pixels = _from_file(builder, config, list(enum.__members__)), Pixels(IMAGENET_MEAN, IMAGENET_STD)
             own = by_number(_channels(model), classes, config.classes, source)

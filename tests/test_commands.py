@@ -58,7 +58,7 @@ def test_mistakes_on_the_first_word(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["shapes/tiny"], "shapes/tiny: describes a pair of networks, not how the student is trained; name a method beside it"),
         (["shapes/tinny", "kd"], "shapes/tinny: there is no such recipe; did you mean shapes/tiny?"),
-        (["shapes/tiny", "kdd"], "'kdd' is no method here; did you mean kd or skd?"),
+        (["shapes/tiny", "kdd"], "'kdd' is no method here; did you mean kd or skd or dsd?"),
         (["shapes/tiny", "cirkd"], "'cirkd' is no method here; name one of its presets: cirkd@citys ("),
         (["shapes/tiny", "kd", "cwd"], "kd and cwd: two methods where one is meant; a run has one. To stack them write kd+cwd"),
         (["shapes/tiny", "ce+ce_jml"], "ce+ce_jml: ce and ce_jml are two task losses where one is meant"),

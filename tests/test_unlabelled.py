@@ -29,6 +29,7 @@ from kd.data.loader import Blend, Order, Portions, training_batches
 from kd.losses.loss import maps
 from kd.methods import DIST, KD, JmlKd
 from kd.methods.method import Method
+from kd.networks.build import build_network
 from kd.recipe.loading import draft
 from kd.recipe.loading import load as load_recipe
 from kd.recipe.schema import Recipe, build, fingerprint, plain
@@ -37,6 +38,7 @@ from kd.results.groups import Choices
 from kd.results.rows import summarise
 from kd.types import IGNORE, UNLABELLED, Batch, Outputs, Sizes
 from students.contract.resuming import trained
+from students.objective import build_objective
 from students.separation import confidence, separated
 from teachers.load import load_teacher
 
@@ -411,3 +413,14 @@ def test_soft_labels_of_images_without_labels_can_be_kept(tmp_path: Path) -> Non
     assert execute(mixed(augmentation={"views": 2}, teacher={"cache": str(tmp_path / "cache")}), tmp_path / "run")["steps"] == 6
     with pytest.raises(ConfigError, match="was written for other images"):
         execute(mixed(augmentation={"views": 2}, teacher={"cache": str(tmp_path / "cache")}, unlabelled=None), tmp_path / "no")
+
+
+def test_a_teacher_without_classes_has_no_confidence() -> None:
+    features = {"name": "features", "backbone": "test_resnet", "pretrained": False}
+    changes = {"teacher": features, "method": {"name": "fitnet"}, "evaluation": {"select": "test", "every": 0}}
+    recipe = tiny("kd", **changes, unlabelled={"splits": ["val"], "confidence": 0.5})
+    teacher = load_teacher(recipe.teacher, ("a", "b"))
+    message = str(told(lambda: build_objective(recipe, build_network(recipe.student, 2), teacher.sizes)))
+    assert "unlabelled.confidence: is 0.5, but this teacher gives features" in message
+    free = recipe.model_copy(update={"unlabelled": Unlabelled(splits=("val",))})
+    assert build_objective(free, build_network(recipe.student, 2), teacher.sizes).unlabelled is not None

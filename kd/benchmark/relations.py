@@ -48,8 +48,9 @@ def cirkd_channels(setting: Setting) -> Case:
     sizes = setting.sizes(width)
     method = CIRKDv2(sizes, sizes, group=setting.batch, channel_slots=2048).to(setting.device)
 
-    def sides(student: Outputs, teacher: Outputs) -> list[Tensor]:
-        return [unit_channels(pooled(embedding(of)[:, :width])) for of in (student, teacher)]
+    def sides(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        mine, its = (unit_channels(pooled(embedding(of)[:, :width])) for of in (student, teacher))
+        return mine, its
 
     def ours(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         del target

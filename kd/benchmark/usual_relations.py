@@ -20,8 +20,8 @@ def kd_standardised(student: Outputs, teacher: Outputs, target: Tensor, temperat
 
 def nfd(mine: Tensor, its: Tensor) -> Tensor:
     """Both maps standardised as a whole."""
-    sides = [(f - f.mean((2, 3), keepdim=True)) / f.std((2, 3), correction=0, keepdim=True) for f in (mine, its.detach())]
-    return F.mse_loss(*sides)
+    mine, its = ((f - f.mean((2, 3), keepdim=True)) / f.std((2, 3), correction=0, keepdim=True) for f in (mine, its.detach()))
+    return F.mse_loss(mine, its)
 
 
 def dsd(student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:  # noqa: ARG001

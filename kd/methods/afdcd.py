@@ -121,7 +121,7 @@ class AfDCD(Method):
         feature = global_mean(squared_gap(made, teacher, made.new_ones(())), len(made))
         window = [min(config.pool, side) for side in made.shape[-2:]]
         coarse = [F.max_pool2d(maps, window) if config.pool > 1 else maps for maps in (made, teacher)]
-        patch = tuple(min(pair) for pair in zip(config.patch, coarse[0].shape[-2:], strict=True))
+        patch = tuple(min(both) for both in zip(config.patch, coarse[0].shape[-2:], strict=True))
         mine, its = (parts(maps, patch, config.groups) for maps in coarse)
         total = contrast(mine, its, config.groups, config.temperature)
         return {"feature": feature, "contrast": global_mean(total, len(mine) * patch[0] * patch[1])}

@@ -59,6 +59,7 @@ class AT(Method):
         taps: tuple[Tap, ...] = Field(default=("embedding",), min_length=1)
         kd_mask: KdMask = "all"
 
+    needs = frozenset()
     terms = ("attention",)
 
     @keywords(Config)

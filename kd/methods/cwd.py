@@ -70,10 +70,12 @@ class CWD(Method):
         kd_mask: KdMask = "all"
         adversary: Adversary.Config | None = None
 
+    needs = frozenset()
+
     @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
-        self.needs = frozenset({"logits", *config.maps})
+        self.needs = frozenset(config.maps) | ({"logits"} if config.kl or config.adversary else set())
         self.names = {field: NAMES[field] for field in config.maps}
         features = "embedding" in config.maps
         self.projection = Projection(student.embedding, teacher.embedding) if features else None
@@ -89,9 +91,11 @@ class CWD(Method):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """All terms by name."""
         config = self.config
+        terms = {name: self._compare(student, teacher, target, field) for field, name in self.names.items()}
+        if not (config.kl or config.adversary):
+            return terms
         logits = pair(student, teacher)
         keep = valid(target, teacher, logits[1], config.kd_mask)
-        terms = {name: self._compare(student, teacher, target, field) for field, name in self.names.items()}
         if config.kl:
             terms["kl"] = logit_kl(*logits, keep)
         return terms | self.adversary(*logits, keep)

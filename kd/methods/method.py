@@ -20,6 +20,15 @@ from kd.types import IGNORE, Outputs, Sizes, Stage
 
 FIELDS = frozenset({"logits", "aux_logits", "embedding", "pyramid"})
 """What a method may need of the teacher."""
+OTHER_TEACHER = (
+    "choose a teacher that has them (a run of this toolkit does, but not its cache: teacher.cache=null), or a method that "
+    "reads logits, such as kd"
+)
+SECOND_TEACHER = (
+    "choose a preset that reads those alone (fitnet@alone, at@alone, cwd_feature@paper), or take the logits of a second "
+    "teacher: 'teacher={name: pair, logits: {...}, features: {...}}'"
+)
+"""What to do where a teacher knows the classes but lacks features, and where it has features alone."""
 
 
 class Method(nn.Module):
@@ -46,7 +55,7 @@ class Method(nn.Module):
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__()
-        if student.classes != teacher.classes:
+        if teacher.classes and student.classes != teacher.classes:
             raise ConfigError(
                 f"method: the student has {student.classes} classes, the teacher {teacher.classes}; both must know the same "
                 "ones, in the same order"
@@ -96,8 +105,7 @@ class Method(nn.Module):
         if lacking := sorted(needs - teacher.fields):
             raise ConfigError(
                 f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
-                f"{', '.join(sorted(teacher.fields))}; choose a teacher that has them (a run of this toolkit does, but not "
-                "its cache: teacher.cache=null), or a method that reads logits, such as kd"
+                f"{', '.join(sorted(teacher.fields))}; {OTHER_TEACHER if 'logits' in teacher.fields else SECOND_TEACHER}"
             )
 
     def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
@@ -107,7 +115,7 @@ class Method(nn.Module):
             TypeError: what the networks gave is no ``Outputs``, or the labels are no integers.
             ValueError: they are of different batches, or a label is neither a class nor 255.
         """
-        target = _fitting_labels(student, teacher, target)
+        target = _fitting_labels(student, teacher, target, self.student.classes)
         with torch.autocast(teacher.logits.device.type, enabled=False), checked_labels():
             return super().__call__(student, teacher, target)
 
@@ -153,8 +161,8 @@ def _check_declared(method: Method) -> None:
             )
 
 
-def _fitting_labels(student: Any, teacher: Any, target: Tensor) -> Tensor:
-    """The labels as int64, once it is clear that all three belong together."""
+def _fitting_labels(student: Any, teacher: Any, target: Tensor, classes: int) -> Tensor:
+    """The labels as int64, once it is clear that all three belong together; ``classes`` where the teacher knows none."""
     for role, outputs in (("student", student), ("teacher", teacher)):
         if not isinstance(outputs, Outputs) and (role == "teacher" or outputs is not None):
             raise TypeError(
@@ -170,5 +178,5 @@ def _fitting_labels(student: Any, teacher: Any, target: Tensor) -> Tensor:
     if not is_hard(target):
         raise TypeError(f"labels are {target.dtype}; they are integers: classes, and {IGNORE} for pixels without one")
     labels = target.long()
-    check_labels(labels, None, teacher.logits.shape[1], IGNORE)
+    check_labels(labels, None, teacher.logits.shape[1] or classes, IGNORE)
     return labels

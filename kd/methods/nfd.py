@@ -60,11 +60,9 @@ def standardised_gap(student: Tensor, teacher: Tensor, over: Over = "pixels", ke
             mine, spread = standardise(student[image].flatten(1)[part], over, kept)
             gap = mine - standardise(teacher[image].flatten(1)[part], over, kept).values
             sums.append(gap.square().sum(dtype=torch.float64))
-            if (
-                out is not None
-            ):  # what scales a group has no effect; nor what shifts it, of which a gap of standardised maps is free
+            if out is not None:  # without what would only scale a group; what would shift it is not there
                 slope = gap.addcmul_(mine, _mean(gap * mine, over, kept), value=-1).mul_(2 / spread)
-                out[image].view(len(student[image]), -1)[part] = slope if kept is None else slope.where(kept, 0)
+                out[image].view(len(student[image]), -1)[part] = slope
         return torch.stack(sums).sum().to(student.dtype), (out,)
 
     count = student.numel() if keep is None else keep * student.shape[1]
@@ -89,10 +87,10 @@ class NFD(Method):
     ``W`` a 1x1 convolution that is learnt along.
 
     Liu et al., "Normalized Feature Distillation for Semantic Segmentation", arXiv 2207.05256: FitNet without the magnitude of
-    the teacher's response. No code is released; here mean and standard deviation are those of each channel over the pixels of
-    an image (``over: pixels``), where the term is ``2 - 2 c``, ``c`` the mean correlation of both networks' channels: between 0
-    and 4. ``channels``: of each pixel over its channels; ``both``: of all of an image together. A channel (or pixel) that is
-    constant is 0.
+    the teacher's response. The authors' code and weight were not found; the abstract leaves axes and layer open. As in others'
+    repetitions mean and standard deviation are those of each channel over the pixels of an image (``over: pixels``), where the
+    term is ``2 - 2 c``, ``c`` the mean correlation of both networks' channels: between 0 and 4. ``channels``: of each pixel
+    over its channels; ``both``: of all of an image together. A channel (or pixel) that is constant is 0.
 
     Fails where: channels that mean nothing, as those of a pruned teacher, weigh as much as all others.
     """

@@ -28,6 +28,8 @@ class Several(Method):
 
         members: tuple[named("kd.methods", "Method"), ...] = Field(min_length=1)  # type: ignore[valid-type]
 
+    needs = frozenset()
+
     @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)

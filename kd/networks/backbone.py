@@ -17,6 +17,10 @@ from kd.networks.weight_files import read_state_dict
 WISHES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
 """Lets transformers take images of any size; left out where timm does not know the key."""
 
+LEVELS: Mapping[str, Any] = {"features_only": True}
+TRUNK: Mapping[str, Any] = {"num_classes": 0}
+"""What timm makes of a backbone: a network that returns its levels, or the classifier without its last layer."""
+
 STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
 """The three-convolution stem in CIRKD's weight files, and in timm."""
 
@@ -85,6 +89,24 @@ def build_backbone(config: Any) -> Any:
     return network
 
 
+def build_trunk(config: Any) -> Any:
+    """A timm network without its classifier, for images of any size, that gives what lies between by ``forward_intermediates``.
+
+    From the keys ``backbone``, ``options`` and ``pretrained``, see :func:`build_backbone`.
+
+    Raises:
+        ConfigError: timm does not know the backbone, its tag or an option, it gives no maps, or its weights are unavailable or
+            others.
+    """
+    name = _known(config.backbone, config.pretrained is True)
+    network = _create(name, config.pretrained is True, WISHES, config.options, TRUNK)
+    if not hasattr(network, "forward_intermediates") or not getattr(network, "feature_info", None):
+        raise ConfigError(f"backbone: {name} gives no feature maps in this timm (forward_intermediates); choose another")
+    if isinstance(config.pretrained, str):
+        _read(network, name, Path(config.pretrained).expanduser())
+    return network
+
+
 def levels_of(backbone: Any, image: Tensor) -> tuple[Tensor, ...]:
     """The levels ``B D h w`` of a normalised image, finest first.
 
@@ -123,18 +145,20 @@ def _known(name: str, pretrained: bool) -> str:
     return architecture
 
 
-def _create(name: str, pretrained: bool, wishes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def _create(
+    name: str, pretrained: bool, wishes: Mapping[str, Any], options: Mapping[str, Any], form: Mapping[str, Any] = LEVELS
+) -> Any:
     """The backbone with as many of the wishes as it can have."""
     import timm
 
     try:
         with _quiet():
-            return timm.create_model(name, features_only=True, pretrained=pretrained, **{**wishes, **options})
+            return timm.create_model(name, pretrained=pretrained, **{**form, **wishes, **options})
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
         refused = [key for key in wishes if f"'{key}'" in str(error)] or [key for key in wishes if key == "output_stride"]
         if not refused:
             raise _refused(name, options, error) from error
-        return _create(name, pretrained, {key: wishes[key] for key in wishes if key not in refused}, options)
+        return _create(name, pretrained, {key: wishes[key] for key in wishes if key not in refused}, options, form)
     except (AttributeError, OSError, RuntimeError) as error:
         raise (_unavailable if pretrained else _refused)(name, options, error) from error
 

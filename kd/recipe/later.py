@@ -36,19 +36,26 @@ LATER: Tree = {
     "data.held_out": [],
     "method.standardise": False,
     "members.standardise": False,
+    "teacher.classes": None,
+    "members.classes": None,
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""
 
+OLDER = {"classes": ("cirkd", "smp", "torchvision")}
+"""Keys among these that some classes of a recipe, by their names, had from the start."""
 
-def came_later(path: str, value: Any) -> bool:
-    """Whether a dotted key is one of ``LATER``, at the value that was the only one before."""
+
+def came_later(path: str, value: Any, name: Any = None) -> bool:
+    """Whether a dotted key of the class ``name`` is one of ``LATER``, at the value that was the only one before."""
+    if name in OLDER.get(path.rpartition(".")[2], ()):
+        return False
     return any(f".{path}".endswith(f".{end}") and value == before for end, before in LATER.items())
 
 
 def known_before(values: Any, path: str = "") -> Any:
     """Without the keys that came later."""
     if isinstance(values, dict):
-        inner = {key: (f"{path}.{key}", value) for key, value in values.items()}
-        return {key: known_before(value, where) for key, (where, value) in inner.items() if not came_later(where, value)}
+        name, inner = values.get("name"), {key: (f"{path}.{key}", value) for key, value in values.items()}
+        return {key: known_before(value, where) for key, (where, value) in inner.items() if not came_later(where, value, name)}
     return [known_before(value, path) for value in values] if isinstance(values, list) else values

@@ -14,7 +14,8 @@ class Unlabelled(Config):
 
     ``splits`` of the data set, whose labels, where there are any, are never read; ``share`` of each batch that they are, evenly
     spread over it (1: no labels at all). Terms on hard labels see labelled pixels only. ``confidence``: pixels of theirs where
-    the teacher's first class has a lower probability, at the grid of its logits, take no part in the others either.
+    the teacher's first class has a lower probability, at the grid of its logits, take no part in the others either, but where
+    a method looks at whole maps (its card has no ``kd_mask``).
     ``temperature`` divides the teacher's logits there, before all else; below 1 it sharpens them.
     """
 

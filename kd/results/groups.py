@@ -17,7 +17,7 @@ from kd.results.runs import Run
 
 COMPARED = ("data", "augmentation", "student", "teacher", "schedule", "evaluation")
 """What all rows of a block share; the teacher among the rows that have one."""
-SAME_TEACHER = {"teacher.path", "teacher.cache"}
+SAME_TEACHER = {"teacher.path", "teacher.cache", "teacher.logits.path", "teacher.features.path"}
 """Keys in which rows with one teacher's weights may differ: where they lay; whether its answers were kept, as the row says."""
 
 

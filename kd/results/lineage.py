@@ -7,13 +7,14 @@ from pathlib import Path
 
 from kd.content import POINT
 from kd.results.differences import covers, differing
-from kd.results.names import row_label
+from kd.results.names import judged_teacher, row_label
 from kd.results.runs import Incomplete, Run, Runs
 
 
 def is_teacher_of(run: Run | Incomplete, other: Run) -> bool:
-    """Whether ``other``'s recipe names ``run``'s directory as its teacher; relative paths count from anywhere."""
-    return _lies_at(run, (other.recipe.get("teacher") or {}).get("path"), other)
+    """Whether ``other``'s recipe names ``run``'s directory as its teacher, or as that of the logits in a pair; relative paths
+    count from anywhere."""
+    return _lies_at(run, judged_teacher(other.recipe).get("path"), other)
 
 
 def only_taught(run: Run, family: Sequence[Run]) -> bool:
@@ -54,7 +55,7 @@ def why_no_teacher(rows: Mapping[str, Sequence[Run]], elsewhere: Sequence[Run], 
     students = [run for runs in rows.values() for run in runs if run.recipe.get("teacher")]
     if not students:
         return ""
-    asked = students[0].recipe["teacher"]
+    asked = judged_teacher(students[0].recipe)
     if asked["name"] != "run":
         return f"No row of the teacher: it is no run of ours (teacher.name: {asked['name']})"
     own = [run for run in found.finished if any(is_teacher_of(run, other) for other in students)]

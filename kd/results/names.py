@@ -60,18 +60,28 @@ def student_label(recipe: Mapping[str, Any]) -> str:
 
 
 def teacher_label(recipe: Mapping[str, Any]) -> str | None:
-    """The teacher's path without its seed's folder, its model, or its kind; None without a teacher."""
+    """The teacher's path without its seed's folder, its model, its backbone, or its kind; None without a teacher. Of a pair the
+    last part of whose features they are follows: ``runs/camvid/r50_teacher+vit_small_patch14_dinov2``."""
     teacher = recipe.get("teacher")
     if not teacher:
         return None
+    if teacher["name"] == "pair":
+        logits, features = (teacher_label({"teacher": teacher[part]}) for part in ("logits", "features"))
+        return f"{logits}+{short_teacher(features)}"
     if path := teacher.get("path"):
         return str(Path(path).parent if re.fullmatch(r"seed\d+", Path(path).name) else Path(path))
-    return str(teacher.get("model") or teacher["name"])
+    return str(teacher.get("model") or teacher.get("backbone") or teacher["name"])
+
+
+def judged_teacher(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The teacher whose logits are learnt from and scored: of a pair the one that gives them; {} without a teacher."""
+    teacher: Mapping[str, Any] = recipe.get("teacher") or {}
+    return judged_teacher({"teacher": teacher["logits"]}) if teacher.get("name") == "pair" else teacher
 
 
 def short_teacher(label: str | None) -> str:
     """The last part of a teacher's path, without fingerprint and seed where a sweep has named it; "" without a teacher."""
-    return re.sub(r"-[0-9a-f]{12}-s\d+$", "", (label or "").rpartition("/")[2])
+    return re.sub(r"-[0-9a-f]{12}-s\d+(?=$|\+)", "", (label or "").rpartition("/")[2])
 
 
 def pair_label(recipe: Mapping[str, Any]) -> str:
@@ -80,7 +90,7 @@ def pair_label(recipe: Mapping[str, Any]) -> str:
     Of a path only the last part tells, and that without the fingerprint and seed that a sweep puts into it.
     """
     teacher = teacher_label(recipe)
-    shown = "" if teacher is None else re.sub(r"-[0-9a-f]{12}-s\d+$", "", Path(_own(teacher)).name) + "->"
+    shown = "" if teacher is None else short_teacher(_own(teacher)) + "->"
     return f"{dataset_label(recipe)}/{shown}{student_label(recipe)}"
 
 

@@ -84,12 +84,13 @@ class Examiner:
     def final(self, network: torch.nn.Module, teacher: Teacher | None = None) -> dict[str, Evaluation]:
         """Both splits, whole; on the reported one beside the teacher."""
         network = resting(network)
-        beside = {self.config.report: resting(teacher).look} if teacher is not None else {}
+        beside = {self.config.report: resting(teacher).look} if teacher is not None and teacher.knows_classes else {}
         calibration = self.config.calibration
         return {split: self.examine(network, split, calibration=calibration, teacher=beside.get(split)) for split in self.data}
 
     def examine_teacher(self, teacher: Teacher, folder: Path) -> dict[str, Any]:
-        """The teacher's scores on the selecting split, if there is one, measured once a run and kept in ``teacher.json``.
+        """The teacher's scores on the selecting split, measured once a run and kept in ``teacher.json``; none where there is no
+        such split, or the teacher knows no classes.
 
         Raises:
             ConfigError: the teacher is below its floor.
@@ -97,7 +98,7 @@ class Examiner:
         path = folder / "teacher.json"
         if not path.exists():
             scores: dict[str, Any] = {"mIoU": None}
-            if self.config.measures:
+            if self.config.measures and teacher.knows_classes:
                 scores = self.examine(resting(teacher).look, self.config.select).scores(self.classes)
             if distributed.is_main():
                 facts = {"source": teacher.source, "mark": teacher.mark, "cached": teacher.cached, "split": self.config.select}
@@ -109,6 +110,9 @@ class Examiner:
                 f"teacher: {teacher.source} holds other weights than when this run began (see {path}); put the old ones "
                 "back, or start a new run with another --output"
             )
+        if not teacher.knows_classes:
+            say(f"teacher {teacher.source}: gives features; knows no classes, so it is not scored")
+            return scores
         miou = scores["mIoU"]
         if not self.config.measures:
             say(f"teacher {teacher.source}: not measured, there is no split to measure on")
@@ -128,7 +132,7 @@ class Examiner:
         for index in [position * len(data) // number for position in range(number)]:
             batch = collate([Whole(data)[index]]).to(self.device)
             maps = {"target": batch.target[0].masked_fill(batch.target[0] == UNLABELLED, IGNORE).to(torch.uint8)}
-            if teacher is not None:
+            if teacher is not None and teacher.knows_classes:
                 maps["teacher"] = self._map(teacher.look, batch.image)
             maps["student"] = self._map(network.eval(), batch.image)
             maps = {name: values.cpu() for name, values in maps.items()}

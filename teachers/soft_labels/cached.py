@@ -34,7 +34,8 @@ class CachedTeacher(Teacher):
     def __init__(self, inner: Teacher, folder: Path) -> None:
         card = read_card(folder)
         sizes = replace(inner.sizes, embedding=0, pyramid=(), pyramid_strides=(), aux=card.aux, stride=card.stride)
-        super().__init__(inner.config, inner.classes, inner.classes, sizes, f"{inner.source}, cached ({card.words})")
+        config = inner.config.model_copy(update={"classes": None})  # the answers are in the data set's already
+        super().__init__(config, inner.classes, inner.classes, sizes, f"{inner.source}, cached ({card.words})")
         self.mark, self.cached, self.inner, self.folder, self.card = inner.mark, card.words, inner, folder, card
         self.shown, self.takes = None, None  # the inner one chooses
         if card.teacher != teacher_mark(inner):

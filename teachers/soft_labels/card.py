@@ -63,9 +63,7 @@ def read_card(folder: Path) -> Card:
 def teacher_mark(teacher: Teacher) -> str:
     """16 hex digits that change with any weight, and with the configuration but for what does not change the answers."""
     config = teacher.config.model_dump(mode="json", context=Contents(), exclude={"floor", "cache", "precision"})
-    if config.get("channels") is None:
-        config.pop("channels", None)  # which came when there were caches already
-    return _digest([weights_mark(teacher), json.dumps(config, sort_keys=True)])
+    return _digest([weights_mark(teacher), json.dumps(known_before(config, "teacher"), sort_keys=True)])
 
 
 def data_mark(recipe: Recipe, data: Dataset) -> str:

@@ -24,9 +24,14 @@ def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: 
     ``for_any`` method that reads logits, not just the recipe's: auxiliary ones are kept where there are any.
 
     Raises:
-        ConfigError: the method reads more than logits, or the directory holds other soft labels.
+        ConfigError: the teacher has no logits, the method reads more than those, or the directory holds other soft labels.
         InputError: the directory is none, or holds something else.
     """
+    if not teacher.knows_classes:
+        raise ConfigError(
+            f"teacher: {teacher.source} knows no classes, and so has no soft labels to keep; ask one that does, e.g. the "
+            "teacher of a pair's logits"
+        )
     _check_place(folder)
     card = Card(
         kind="images" if whole else "crops",
