@@ -411,6 +411,7 @@ def test_each_member_of_several_teachers_is_asked_what_it_takes(place: Path) -> 
         ({"name": "ensemble", "members": [fits, all_of_them]}, r"teacher\.members\.1"),
         ({"name": "augmented", "teacher": {**fits, "channels": [0]}}, r"teacher\.teacher"),
         ({"name": "augmented", "teacher": all_of_them}, r"teacher"),
+        ({"name": "pair", "logits": fits, "features": all_of_them}, r"teacher\.features"),
     ):
         with pytest.raises(ConfigError, match=rf"^{key}: .* takes images of 3 channels and is shown .*{key}\.channels"):
             load_teacher(several, ("field", "tree"), channels=4)
