@@ -208,7 +208,10 @@ def _fit_stem(network: Any, weights: dict[str, Tensor], names: Mapping[str, str]
     """Make the first convolution see the images here: RGB where it was trained on BGR, or other channels than three."""
     from timm.models import adapt_input_conv
 
-    path, stem = next((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    convolutions = ((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    path, stem = next(convolutions, ("", None))
+    if stem is None or (stem.in_channels == 3 and not bgr):
+        return
     name = names[f"{path}.weight"]
     if bgr:
         weights[name] = weights[name].flip(1)
@@ -216,7 +219,7 @@ def _fit_stem(network: Any, weights: dict[str, Tensor], names: Mapping[str, str]
         weights[name] = adapt_input_conv(stem.in_channels, weights[name])
 
 
-def _read(network: Any, name: str, file: Path, bgr: bool) -> None:
+def _read(network: Any, name: str, file: Path, bgr: bool = False) -> None:
     """Load the weight file of a classifier: its last layers are left over, but nothing of the backbone may be missing."""
     if not file.is_file():
         raise ConfigError(
