@@ -97,7 +97,7 @@ class Examiner:
         """
         path = folder / "teacher.json"
         if not path.exists():
-            scores: dict[str, Any] = {"mIoU": None}
+            scores: dict[str, Any] = {}
             if self.config.measures and teacher.knows_classes:
                 scores = self.examine(resting(teacher).look, self.config.select).scores(self.classes)
             if distributed.is_main():
@@ -113,10 +113,10 @@ class Examiner:
         if not teacher.knows_classes:
             say(f"teacher {teacher.source}: gives features; knows no classes, so it is not scored")
             return scores
-        miou = scores["mIoU"]
         if not self.config.measures:
             say(f"teacher {teacher.source}: not measured, there is no split to measure on")
             return scores
+        miou = scores["mIoU"]
         say(f"teacher {teacher.source}: {'no' if miou is None else f'{miou:.2f}'} mIoU on {self.config.select}")
         teacher.check_floor(miou)
         return scores
