@@ -136,6 +136,7 @@ def test_a_store_of_other_data_is_refused(root: Path, tmp_path: Path) -> None:
     other = config(root, resize=[20, 30], store=str(folder))
     with pytest.raises(ConfigError, match=r"is of other data \(data.resize None instead of \[20, 30\]\)"):
         open_split(other, "train")
+    assert isinstance(open_split(config(root, unlabelled="photos", store=str(folder)), "train"), Stored)
     with pytest.raises(InputError, match=r"holds a store of other data .*give --store another folder"):
         store(other, folder)
     with pytest.raises(ConfigError, match="holds no store; `kd prepare RECIPE --store"):
