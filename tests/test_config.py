@@ -397,6 +397,7 @@ CHANGES = {
     "loss": "loss.ce.gamma=1",
     "method": "method.temperature=3",
     "weights": "weights.ce=9",
+    "unlabelled": "unlabelled={splits: [train], share: 0.25}",
     "schedule": "schedule.optimizer.learning_rate.floor=0.1",
     "evaluation": "evaluation.every=7",
 }

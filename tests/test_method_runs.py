@@ -1,4 +1,4 @@
-"""Every preset of every method through the real trainer: exact resumption, two processes, bf16, ignored batches."""
+"""Every method, by its presets, through the real trainer: exact resumption, two processes, bf16, ignored batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import yaml
 from safetensors.torch import load_file
 
 from kd.data.build import open_split
@@ -23,7 +24,18 @@ from students.trainer import Trainer
 from teachers.load import load_teacher
 
 ROOT = Path(__file__).parent.parent
-PRESETS = sorted(path.stem for path in (ROOT / "recipes" / "_parts" / "method").glob("*.yaml") if "method:" in path.read_text())
+
+
+def presets() -> list[str]:
+    """Those whose method is none of another's, alike in all but weights."""
+    files = sorted(file for file in (ROOT / "recipes" / "_parts" / "method").glob("*.yaml") if "method:" in file.read_text())
+    trees = {file.stem: yaml.safe_load(file.read_text())["method"] for file in files}
+    members = {name: {str(one) for one in (tree if isinstance(tree, list) else [tree])} for name, tree in trees.items()}
+    order = sorted(members, key=lambda name: (-len(members[name]), name))
+    return [name for place, name in enumerate(order) if not any(members[name] <= members[other] for other in order[:place])]
+
+
+PRESETS = presets()
 CPU = torch.device("cpu")
 SHARED = ("schedule.batch=4", "student.dropout=0")
 """For runs on one and on two processes: dropout would draw other masks."""

@@ -8,6 +8,9 @@ from kd.recipe.channels import channels_of
 from kd.recipe.merging import Tree
 from kd.recipe.schema import Recipe, plain
 
+SPLITS = ("train", "val", "test")
+"""Those of procedural images."""
+
 
 def shrunk(recipe: Recipe) -> Tree:
     """What turns a recipe into a run of seconds on the CPU, without files: tiny procedural images, four steps, an untrained
@@ -27,6 +30,9 @@ def shrunk(recipe: Recipe) -> Tree:
             "absent_classes": "allow",
         },
     }
+    for key in ("select", "report"):
+        if recipe.evaluation.measures and getattr(recipe.evaluation, key) not in SPLITS:
+            overlay["evaluation"][key] = "val"
     if recipe.unlabelled is not None:
         overlay["unlabelled"] = {"splits": ["train"], "share": 1.0 if recipe.unlabelled.share == 1 else 0.5}
     if recipe.teacher is not None:
