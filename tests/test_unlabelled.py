@@ -34,6 +34,7 @@ from kd.recipe.loading import draft
 from kd.recipe.loading import load as load_recipe
 from kd.recipe.schema import Recipe, build, fingerprint, plain
 from kd.recipe.unlabelled import Unlabelled
+from kd.report.summary import summary
 from kd.results.groups import Choices
 from kd.results.rows import summarise
 from kd.types import IGNORE, UNLABELLED, Batch, Outputs, Sizes
@@ -353,6 +354,7 @@ def test_rows_say_what_they_learnt_from(tmp_path: Path) -> None:
     (block,) = summarise(load(tmp_path), Choices())
     assert {row.label for row in block.rows} == set(recipes)
     (line,) = block.gains
+    assert line in summary(block)
     assert line == "`kd, + unlabelled val`: +1.50 points over `kd`, the same on labelled images alone (95 %: +1.50 to +1.50)"
 
 

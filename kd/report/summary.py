@@ -14,7 +14,7 @@ SAID = ("under-trained", "teacher below student", "incomplete", "other machine")
 
 def summary(block: Block) -> str:
     """The paragraph; labels stand as `` `code` ``."""
-    sentences = [_measured(block), *_compared(block), *_doubts(block)]
+    sentences = [_measured(block), *_compared(block), *(f"{line}." for line in block.gains), *_doubts(block)]
     return " ".join(sentences)
 
 
