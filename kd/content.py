@@ -16,18 +16,16 @@ POINT = re.compile(r".+-(?P<run>[0-9a-f]{12}-s\d+)")
 """The name of a sweep's directory: it tells fingerprint and seed, before the run has begun and wherever it lies."""
 HELD = ("*.safetensors", "*.bin", "student.yaml", "best.yaml", "config.json", "cache.json")
 """What a directory of weights is known by: the weights and their cards."""
-PLACES = ("root", "store", "shown")
-"""Keys of a data set that say where its files lie, or how they are shown; they change no number."""
+PLACES = ("root", "store", "shown", "unlabelled")
+"""Keys of a data set that say where its files lie, or how they are shown; they change no number by themselves."""
 ADDED: dict[str, Any] = {"channels": 3, "range": None, "held_out": []}
 """Keys of a data set that came when there were stores, with what those were of."""
-FURTHER = {"unlabelled"}
-"""Keys that name other images than the samples of a data set."""
 BLOCK = 1 << 20
 
 
 def described(data: Any) -> dict[str, Any]:
     """What decides, beside the files themselves, which pixels and labels a data set of this configuration holds."""
-    values: dict[str, Any] = data.model_dump(mode="json", exclude={*PLACES, *FURTHER})
+    values: dict[str, Any] = data.model_dump(mode="json", exclude=set(PLACES))
     return {key: value for key, value in values.items() if key not in ADDED or value != ADDED[key]}
 
 

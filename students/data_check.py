@@ -24,6 +24,8 @@ def look_at_data(recipe: Recipe, train_data: Dataset, splits: Mapping[str, Datas
         if (count := len(data.read(0)[0])) != takes:
             raise ConfigError(f"data: images have {count} channels, the student takes {takes}; set student.channels={count}")
         data.read(len(data) - 1)  # of joined data an image without labels
+    if getattr(recipe.data, "unlabelled", None) and recipe.unlabelled is None and recipe.method is not None:
+        say("note: nothing is learnt from the images of data.unlabelled; unlabelled.share=0.5 makes them half of each batch")
     if problem := distributed.gather(_problem(recipe, train_data, splits) if distributed.is_main() else "")[0]:
         raise ConfigError(problem)
 

@@ -568,3 +568,36 @@ def test_predict_by_tiles_from_the_command_line(place: Path, tmp_path: Path) -> 
     done = call("predict", place / "student", place / "tiff", "--tile", 32, "--predictor", "whole")
     assert done.returncode == 2
     assert "--tile and --predictor" in done.stderr
+
+
+def test_headers_that_lie_are_a_line_with_the_files_name(tmp_path: Path) -> None:
+    """They claim more than any memory holds, or what is no shape at all."""
+    huge = tmp_path / "huge.tif"
+    tifffile.imwrite(huge, np.zeros((8, 8, 4), np.uint16), photometric="minisblack", planarconfig="contig")
+    with tifffile.TiffFile(huge, mode="r+b") as file:
+        for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            file.pages[0].tags[tag].overwrite(10**6)
+    array_file = tmp_path / "negative.npy"
+    np.save(array_file, np.zeros((5, 6, 4), np.uint16))
+    array_file.write_bytes(array_file.read_bytes().replace(b"(5, 6, 4), ", b"(-5, 6, 4),"))
+    broken = tmp_path / "broken.npy"
+    broken.write_bytes(array_file.read_bytes().replace(b"(-5, 6, 4),", b"((((((((((("))
+    for path in (huge, array_file, broken):
+        with pytest.raises(BrokenFileError, match=str(path)):
+            band_files.read(path, Bands(4, ((0.0, 1.0),)))
+
+
+def test_a_deviation_is_above_0() -> None:
+    with pytest.raises(ConfigError, match=r"std.* greater than 0"):
+        build_network({**STUDENT, "std": [1.0, 0.0, 1.0]}, 3)
+
+
+def test_a_channel_without_any_number_is_named(tmp_path: Path) -> None:
+    def hollow(stem: Path, bands: np.ndarray) -> Path:
+        bands = bands.astype(np.float32)
+        bands[..., 2] = np.nan
+        return array(stem, bands)
+
+    done = call("init", str(fields(tmp_path, write=hollow)), folder=tmp_path)
+    assert done.returncode == 2
+    assert "channel 2 holds no number (NaN)" in done.stderr

@@ -334,6 +334,28 @@ def test_images_with_masks_are_no_images_without(tmp_path: Path) -> None:
         put(root / "images" / f"{name}.png", photo(7))
     data = open_training(folder_config(root, unlabelled="images", orphans="skip"), Unlabelled(share=1.0))
     assert [data.identity(index) for index in range(len(data))] == ["unlabelled__inner__lonely", "unlabelled__lonely"]
+    lists = {"train": "some.txt", "val": "some.txt"}
+    (root / "some.txt").write_text("0\n1\n")
+    whole = open_training(folder_config(root, unlabelled=".", lists=lists), Unlabelled(share=1.0))
+    assert not [name for name in map(whole.identity, range(len(whole))) if "masks" in name]
+
+
+def test_images_that_nothing_is_learnt_from_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pictures(tmp_path / "mine", ["train/a", "train/b", "val/c", "test/d"])
+    put(root / "photos" / "e.png", photo(7))
+    data = {"name": "folder", "root": str(root), "classes": ["background", "road", "car"], "unlabelled": "photos"}
+    execute(build({**plain(tiny("kd")), "data": data}), tmp_path / "run")
+    assert "nothing is learnt from the images of data.unlabelled; unlabelled.share=0.5" in capsys.readouterr().err
+
+
+def test_further_images_are_no_other_data(tmp_path: Path) -> None:
+    """So that the baseline stands beside a student that learnt from more."""
+    assert fingerprint(folder_recipe(tmp_path, None), ["data"]) == fingerprint(folder_recipe(tmp_path, "photos"), ["data"])
+
+
+def folder_recipe(root: Path, unlabelled: str | None) -> Recipe:
+    data = {"name": "folder", "root": str(root), "classes": ["a", "b"], "unlabelled": unlabelled}
+    return build({**plain(tiny("ce")), "data": data})
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows

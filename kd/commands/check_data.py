@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from kd.recipe.loading import load
     from students.progress import bar
 
-    recipe, _ = load(options.recipe, options.words, default="ce", normalised=False)
+    recipe, _ = load(options.recipe, options.words, default="ce", taught=False, normalised=False)
     crop, workers = recipe.augmentation.crop, max(0, options.workers)
     found = audit(recipe.data, splits=options.split, crop=crop, workers=workers, show=bar)
     split = next(iter(found.samples))

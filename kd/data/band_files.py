@@ -120,9 +120,9 @@ def raw(path: Path, channels: int) -> Raw:
         values, kind = look(path)
     except FileNotFoundError:
         raise BrokenFileError(f"{path}: does not exist; is the data set complete?") from None
-    except (*DECODING, EOFError, KeyError, IndexError, RuntimeError) as error:
-        if isinstance(error, BrokenFileError):
-            raise
+    except BrokenFileError:
+        raise
+    except Exception as error:  # damaged headers make each library fail in its own ways
         reason = " ".join(str(error).split())[:200]
         more = " (pip install imagecodecs reads it)" if "imagecodecs" in reason else "; fetch or convert this file again"
         raise BrokenFileError(f"{path}: cannot be decoded ({reason}){more}") from None
@@ -180,6 +180,7 @@ def _tiff(path: Path) -> tuple[np.ndarray, str]:
     with tifffile.TiffFile(path) as file:
         first = file.series[0]
         turn = TURNED.get(getattr(first.keyframe.tags.get(ORIENTATION), "value", 1))
+        check_pixels(path, *sorted(first.shape)[-2:])  # a header may claim what no memory holds
         values = first.asarray()
     if turn is None or values.ndim > 3:
         return values, "TIFF"

@@ -111,7 +111,10 @@ class Layout:
             raise ConfigError(f"data.unlabelled: {folder} is no directory; name a folder of images, below {self.root} or whole")
         known = {path.resolve() for pair in self._paired() for path in (pair.image, pair.mask)}
         there = index(folder) or index(folder, ARRAYS)
-        found = {name: there[name] for name in sorted(there) if there[name].resolve() not in known}
+        masks = (self.root / self.masks).resolve()  # also those of images that are in no split
+        own = masks != (self.root / self.images).resolve() and masks.is_dir()
+        free = {name: path for name, path in there.items() if not (own and path.resolve().is_relative_to(masks))}
+        found = {name: free[name] for name in sorted(free) if free[name].resolve() not in known}
         if not found:
             told = f"the {len(there)} images in it have masks" if there else f"pictures end in {', '.join(SUFFIXES)}"
             raise ConfigError(f"data.unlabelled: {folder} holds no image without a mask; {told}. Name another folder, or null")

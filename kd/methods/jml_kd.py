@@ -52,8 +52,9 @@ class JmlKd(Method):
         for role, sizes in (("student", student), ("teacher", teacher)):
             if config.aux and not sizes.aux:
                 raise ConfigError(
-                    f"method.aux: is true, but the {role} has no auxiliary head; give it one, "
-                    "or set method.aux=false weights.ce_aux=null weights.kl_aux=null"
+                    f"method.aux: is true, but the {role} has no auxiliary head; give it one, or "
+                    "train a student without: student.aux=0 (a recipe that names the method itself says method.aux=false "
+                    "weights.ce_aux=null weights.kl_aux=null too)"
                 )
         self.needs = frozenset({"logits", "aux_logits"} if config.aux else {"logits"})
         self.jaccard = JaccardMetricLoss(**config.jaccard.model_dump())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -122,7 +122,7 @@ class Network(nn.Module, ABC):
         tap: Literal["before", "after"] = "before"
         align_corners: bool = False
         mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-        std: tuple[float, ...] = (0.229, 0.224, 0.225)
+        std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
         channels: int = Field(default=3, ge=1)
 
     mean: Tensor

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kd.config import InputError
 from kd.data.band_files import mapped, raw
 from kd.data.bands import Range
 from kd.data.dataset import Dataset
@@ -59,7 +60,13 @@ def measure(data: Dataset, names: Sequence[str] = ()) -> Measured | None:
     if eight and channels == 3:
         return None
     if values.dtype.kind == "f":
-        values = values[np.isfinite(values).all(1)]
+        finite = np.isfinite(values)
+        if not finite.all(1).any():
+            raise InputError(
+                f"{paths[0]} and the others: channel {int(finite.mean(0).argmin())} holds no number (NaN) in any pixel looked "
+                "at; leave it out of the files, or write numbers into it"
+            )
+        values = values[finite.all(1)]
     fits = said is not None and len(said) in (1, channels) and not eight
     pairs = ((0.0, 255.0),) if eight else said if fits and said else _range(values)
     scaled = mapped(values[:, None], pairs, Path())[:, 0].astype(np.float64)
