@@ -20,15 +20,16 @@ class Joined(Dataset):
     """
 
     def __init__(self, labelled: Dataset | None, free: Mapping[str, Dataset], share: float) -> None:
-        first = labelled if labelled is not None else next(iter(free.values()))
-        self.labels, self.share, self.classes, self.colours = labelled, share, first.classes, first.colours
-        self.first, self.channels = first, first.channels
+        parts = {**({"": labelled} if labelled is not None else {}), **{f"{split}__": data for split, data in free.items()}}
+        self.first = first = next(iter(parts.values()))
+        self.labels, self.share = labelled, share
+        self.classes, self.colours, self.channels = first.classes, first.colours, first.channels
         if len(self.classes) > UNLABELLED:
             raise ConfigError(
                 f"unlabelled: the data has {len(self.classes)} classes; beside images without labels there can be {UNLABELLED}"
             )
         self.known = len(labelled) if labelled is not None else 0
-        self.free = [(split, data, index) for split, data in free.items() for index in range(len(data))]
+        self.samples = [(prefix, data, number) for prefix, data in parts.items() for number in range(len(data))]
 
     @property
     def bands(self) -> Bands:
@@ -36,7 +37,7 @@ class Joined(Dataset):
         return self.first.bands
 
     def __len__(self) -> int:
-        return self.known + len(self.free)
+        return len(self.samples)
 
     def labelled(self, index: int) -> bool:
         """Whether it is one of the first."""
@@ -44,28 +45,23 @@ class Joined(Dataset):
 
     def identity(self, index: int) -> str:
         """Of images without labels with their split's name."""
-        if self.labels is not None and self.labelled(index):
-            return self.labels.identity(index)
-        split, data, number = self.free[index - self.known]
-        return f"{split}__{data.identity(number)}"
+        prefix, data, number = self.samples[index]
+        return f"{prefix}{data.identity(number)}"
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Image ``C H W``, labels uint8 ``H W``: all ``UNLABELLED`` where there are none."""
-        if self.labels is not None and self.labelled(index):
-            return self.labels.read(index)
-        image = self.image(index)
+        _, data, number = self.samples[index]
+        if self.labelled(index):
+            return data.read(number)
+        image = data.image(number)
         return image, torch.full(image.shape[1:], UNLABELLED, dtype=torch.uint8)
 
     def image(self, index: int) -> Tensor:
         """The image alone."""
-        if self.labels is not None and self.labelled(index):
-            return self.labels.image(index)
-        _, data, number = self.free[index - self.known]
+        _, data, number = self.samples[index]
         return data.image(number)
 
     def files(self, index: int) -> Files:
         """Where it comes from."""
-        if self.labels is not None and self.labelled(index):
-            return self.labels.files(index)
-        _, data, number = self.free[index - self.known]
-        return Files(data.files(number).image)
+        _, data, number = self.samples[index]
+        return data.files(number) if self.labelled(index) else Files(data.files(number).image)

@@ -90,21 +90,21 @@ class JmlKd(Method):
     def _by_blocks(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """The same without maps of the labels' resolution. At T = 1 one look at the pixels serves all terms of a head, if all
         have labels."""
-        config, terms, free = self.config, dict[str, Tensor](), teacher.unlabelled is not None
-        keep = target != IGNORE
-        heed = heeded(target, teacher, (int(target.shape[-2]), int(target.shape[-1])))
-        seen_by = {True: (target, keep), False: (target.where(keep, 0), heed) if free else (target, keep)}
+        config, terms, labelled = self.config, dict[str, Tensor](), (target, target != IGNORE)
+        every = labelled
+        if teacher.unlabelled is not None:
+            every = target.where(labelled[1], 0), heeded(target, teacher, (int(target.shape[-2]), int(target.shape[-1])))
         tempered = {"kl", "kl_aux", *(["jaccard_soft"] if config.temper_student else [])}
         for field in ("logits", "aux_logits") if config.aux else ("logits",):
             names = [name for name in self.terms if name.endswith("_aux") == (field == "aux_logits")]
             looks: dict[tuple[float, bool], list[str]] = {}
             for name in names:
                 own = config.temperature if name in tempered else 1.0
-                looks.setdefault((own, name in HARD or not free), []).append(name)
+                looks.setdefault((own, name in HARD or every is labelled), []).append(name)
             for (own, hard), seen_together in looks.items():
                 wanted = frozenset[str]().union(*(self._wanted(name) for name in seen_together))
                 knobs = {"temperature": config.temperature, "student_temperature": own}
-                seen = sums(student, *seen_by[hard], wanted, field=field, soft=teacher, **knobs)
+                seen = sums(student, *(labelled if hard else every), wanted, field=field, soft=teacher, **knobs)
                 terms |= {name: self._loss(name).from_sums(seen, name in HARD) for name in seen_together}
         return {name: terms[name] for name in self.terms}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd.config import Config, ConfigError
-from kd.content import PLACES, Contents
+from kd.content import Contents, described
 from kd.data.dataset import Dataset
 from kd.networks.weight_files import weights_mark
 from kd.recipe.later import known_before
@@ -68,10 +68,9 @@ def teacher_mark(teacher: Teacher) -> str:
 
 def data_mark(recipe: Recipe, data: Dataset) -> str:
     """16 hex digits that change with the data set's configuration, the images' names, and what their files hold."""
-    config = known_before({"data": recipe.data.model_dump(mode="json", exclude=set(PLACES))})["data"]
     files = (data.files(number).image for number in range(len(data)))
     lines = (f"{data.identity(number)} {_glance(file) if file else ''}" for number, file in enumerate(files))
-    return _digest([json.dumps(config, sort_keys=True), *lines])
+    return _digest([json.dumps(described(recipe.data), sort_keys=True), *lines])
 
 
 def _glance(file: Path) -> str:
