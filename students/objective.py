@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from kd.config import ConfigError
@@ -15,6 +17,7 @@ from kd.networks.network import Network
 from kd.recipe.schema import Recipe
 from kd.recipe.unlabelled import Unlabelled
 from kd.types import Batch, Outputs, Sizes
+from students.progress import say
 from students.separation import separated
 
 
@@ -75,6 +78,8 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
+    if method is not None and recipe.unlabelled is not None and recipe.unlabelled.share == 1:
+        _check_soft(method, recipe.weights)
     return Objective(student, task, recipe.labels, method, recipe.run.maps, recipe.unlabelled)
 
 
@@ -86,6 +91,19 @@ def _check_opinions(unlabelled: Unlabelled | None, teacher: Sizes) -> None:
                     f"unlabelled.{key}: is {value:g}, but this teacher gives features and knows no classes to be "
                     f"sure of; set it to {plain}, or teach by a pair: teacher={{name: pair, logits: ..., features: ...}}"
                 )
+
+
+def _check_soft(method: Method, weights: Mapping[str, float]) -> None:
+    """Where no pixel has a label: there must be terms that need none, and those that do are told."""
+    weighed = [term for term in method.terms if weights[term]]
+    hard = [term for term in weighed if term in method.hard]
+    if hard == weighed:
+        raise ConfigError(
+            f"unlabelled.share: is 1, so that no pixel has a label, but all terms of the method that have a weight need some "
+            f"({', '.join(hard)}); lower the share, or add a method that reads soft labels, e.g. kd"
+        )
+    if hard:
+        say(f"note: unlabelled.share is 1, so that no pixel has a label: {', '.join(hard)} read labels and will be 0")
 
 
 def _fitting(term: str, loss: Loss, classes: int) -> Loss:

@@ -62,6 +62,8 @@ def train(
     look_at_data(recipe, train_data, examiner.data)  # before anything is written
     if teacher is not None:
         teacher.check_training(recipe, train_data)
+        for remark in teacher.remarks(train_data.bands):
+            say(f"note: {remark}")
     trainer = build_trainer(recipe, folder, teacher, train_data, device)
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):

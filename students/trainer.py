@@ -190,7 +190,8 @@ class Trainer:
         if idle:
             raise ConfigError(
                 f"{idle[0].rsplit('.', 1)[0]}: no term of loss or method reaches its parameters ({len(idle)} in all); they "
-                "would never learn. Drop the part (e.g. student.aux=0) or add a term that uses it"
+                "would never learn. Drop the part (e.g. student.aux=0) or add a term that uses it: a loss, or where there are "
+                "no labels a method on logits, such as kd (kd+nfd)"
             )
 
     def _warn_unlabelled(self, batch: Batch) -> None:

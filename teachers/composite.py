@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from kd.config import ConfigError
 from kd.lookup import lookup, named
+from teachers.foreign import ClassesError
 from teachers.teacher import Teacher
 
 
@@ -46,15 +48,26 @@ def build_member(config: Any, classes: tuple[str, ...], where: str, asked: str =
         ConfigError: as the member's own; it gives no ``asked`` (logits or features).
     """
     try:
-        member: Teacher = lookup("teachers", config.name, "Teacher")(config, classes)
+        member = _built(config, classes, asked)
     except ConfigError as error:
-        text = str(error)
-        inner = text.removeprefix("teacher") if text.startswith(("teacher.", "teacher:")) else f": {text}"
-        raise ConfigError(f"{where}{inner}") from None
+        keys = "|".join(type(config).model_fields)
+        text = re.sub(rf"(?<![\w./-])teacher(?=: |\.(?:{keys})\b)", where, str(error))
+        raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
     there = {"logits": member.knows_classes, "features": bool(member.sizes.fields & {"embedding", "pyramid"})}
     if not there[asked]:
         lacking = "knows no classes" if asked == "logits" else "gives no embedding and no pyramid"
         raise ConfigError(f"{where}: {member.source} {lacking}, so it has no {asked} to give; choose another teacher here")
+    return member
+
+
+def _built(config: Any, classes: tuple[str, ...], asked: str) -> Teacher:
+    cls = lookup("teachers", config.name, "Teacher")
+    try:
+        member: Teacher = cls(config, classes)
+    except ClassesError:
+        if asked != "features":
+            raise
+        member = cls(config, ())  # what it calls them is of no matter
     return member
 
 

@@ -15,6 +15,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class ClassesError(ConfigError):
+    """A network's classes are not the data set's, which is of no matter where only its features are asked for."""
+
+
 def install_hint(extra: str, error: ImportError) -> ConfigError:
     """The error that says how to get an optional package."""
     return ConfigError(f"teacher: needs an optional package ({error}); install it with pip install 'segmentation-kd[{extra}]'")
@@ -70,14 +74,14 @@ def by_number(
     numbers from 0, where ``given`` says which of them make each of the data set's.
 
     Raises:
-        ConfigError: the number of names is not that of the channels.
+        ClassesError: the number of names is not that of the channels.
     """
     if isinstance(given, Mapping):
         return tuple(map(str, range(channels)))
-    names = classes if given is None else given
+    names = (classes or tuple(map(str, range(channels)))) if given is None else given
     if len(names) != channels:
         whose = "the data set has" if given is None else "teacher.classes lists"
-        raise ConfigError(
+        raise ClassesError(
             f"teacher: {source} has {channels} classes, {whose} {len(names)}; choose a checkpoint trained on this data set, "
             + ("" if given is None else "name every channel, in the teacher's own order, ")
             + f"or say by their numbers which make each class: 'teacher.classes={{{classes[0]}: [0, 7], ...}}'"

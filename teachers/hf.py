@@ -81,7 +81,7 @@ class HfTeacher(Teacher):
         except ConfigError as error:
             if config.classes is not None:
                 raise
-            raise ConfigError(f"{error}. Where only the spelling differs, set teacher.rename: {{theirs: ours}}") from None
+            raise type(error)(f"{error}. Where only the spelling differs, set teacher.rename: {{theirs: ours}}") from None
         self.mark = weights_mark(network)
         self.network = network
         self.train(False)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kd.config import ConfigError, InputError
 from kd.content import ContentPath, file_mark
+from kd.data.bands import Bands
 from kd.keywords import keywords
 from kd.networks.build import load_network
 from kd.types import Outputs
@@ -38,6 +39,7 @@ class RunTeacher(Teacher):
         super().__init__(config, tuple(card["classes"]), classes, network.sizes, str(folder))
         self.mark = file_mark(folder / f"{name}.safetensors")
         self.network, self.takes = network.requires_grad_(False), network.channels
+        self.learned = Bands.of(card)
         self.train(False)
 
     def answer(self, image: Tensor) -> Outputs:

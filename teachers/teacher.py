@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
 from kd.content import ContentPath
+from kd.data.bands import Bands
 from kd.types import Batch, Outputs, Sizes, check_image
 from teachers.class_groups import Groups, channels_of, merged
+from teachers.foreign import ClassesError
 from teachers.steps import Asked, quickened
 
 
@@ -24,7 +26,9 @@ class Teacher(nn.Module, ABC):
     ``mark`` identifies weights that come from a file, so that a replaced teacher is noticed; ``cached`` says how its soft
     labels were kept, where they were. ``sizes`` says what the outputs look like; ``classes`` what the channels mean, which is
     the data set's order. A subclass loads its network, passes its own classes on, and implements :meth:`answer` in its own
-    order; it ``takes`` images of so many channels (None: its parts tell).
+    order; it ``takes`` images of so many channels (None: its parts tell), ``learned`` is how those were read, where that is
+    known. Where only its features are asked for no ``classes``
+    are wanted, and its own stay.
 
     Raises:
         ConfigError: the classes are not those of the data set.
@@ -50,10 +54,11 @@ class Teacher(nn.Module, ABC):
 
     order: Tensor
     takes: int | None = 3
+    learned: Bands | None = None
 
     def __init__(self, config: Any, own: tuple[str, ...], classes: tuple[str, ...], sizes: Sizes, source: str) -> None:
         super().__init__()
-        own, classes = tuple(own), tuple(classes)
+        own, classes = tuple(own), tuple(classes) or tuple(own)
         self.config, self.classes, self.sizes, self.source = config, classes, sizes, source
         self.shown = config.channels
         self.mark: str | None = None
@@ -117,6 +122,15 @@ class Teacher(nn.Module, ABC):
                 "that it was trained on, or train a teacher on this data"
             )
 
+    def remarks(self, bands: Bands) -> Iterator[str]:
+        """What is worth knowing where it, or one inside it, is shown such images."""
+        seen = bands.picked(self.shown)
+        if self.learned is not None and (told := self.learned.strange(seen)):
+            yield f"teacher {self.source} {told}"
+        for inner in self.children():
+            if isinstance(inner, Teacher):
+                yield from inner.remarks(seen)
+
     def for_steps(self, precision: torch.dtype, channels_last: bool = True, compiled: bool = False) -> Asked:
         """This teacher as training steps ask it, see :func:`teachers.steps.quickened`; ``precision`` is the steps' own."""
         own = {"step": precision, "fp32": torch.float32, "bf16": torch.bfloat16}[self.config.precision]
@@ -160,12 +174,12 @@ def class_order(own: tuple[str, ...], wanted: tuple[str, ...], source: str) -> l
     """For each class of the data set the teacher's channel.
 
     Raises:
-        ConfigError: a class is missing on either side.
+        ClassesError: a class is missing on either side.
     """
     if sorted(own) != sorted(wanted):
         missing = ", ".join(sorted(set(wanted) - set(own))) or "none"
         foreign = ", ".join(sorted(set(own) - set(wanted))) or "none"
-        raise ConfigError(
+        raise ClassesError(
             f"teacher: {source} knows {len(own)} classes, the data set has {len(wanted)} (missing in the teacher: {missing}; "
             f"unknown to the data set: {foreign}). Train a teacher on this data set, or choose another checkpoint; or say "
             "which of its classes make each of the data set's: 'teacher.classes={road: [road, lane marking]}', {} to drop the "

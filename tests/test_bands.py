@@ -289,7 +289,7 @@ def test_pretrained_stems_are_adapted_as_timm_does_it(tmp_path: Path, channels: 
 
 
 def test_mean_and_deviation_are_wanted_for_each_channel() -> None:
-    with pytest.raises(ConfigError, match=r"student\.mean: has 3 values for images of 4 channels.*kd check-data"):
+    with pytest.raises(ConfigError, match=r"mean has 3 values for images of 4 channels.*kd check-data"):
         build_network({**STUDENT, "channels": 4}, 2)
     network = small(**FOUR)
     with pytest.raises(ValueError, match="must be B 4 H W"):
@@ -320,8 +320,8 @@ def test_a_student_takes_the_images_that_there_are(tmp_path: Path) -> None:
     recipe, origins = load("folder/r18", [*given, "data.classes=[field, tree]"], default="ce")
     assert (recipe.student.channels, origins["student.channels"]) == (4, "data.channels")
     with pytest.raises(ConfigError, match=r"data\.channels is 4 and student\.channels 3; set student\.channels=4"):
-        load("folder/r18", [*given, "student.channels=3"], default="ce")
-    with pytest.raises(ConfigError, match=r"student\.mean has 3 values for images of 4 channels.*kd check-data"):
+        load("folder/r18", [*given[:2], "student.channels=3"], default="ce")
+    with pytest.raises(ConfigError, match=r"student: mean has 3 values for images of 4 channels.*kd check-data"):
         load("folder/r18", given[:2], default="ce")
     with pytest.raises(ConfigError, match=r"augmentation\.fill has 2 values; give 4"):
         load("folder/r18", [*given, "augmentation.fill=[0, 0]"], default="ce")
@@ -417,6 +417,31 @@ def test_each_member_of_several_teachers_is_asked_what_it_takes(place: Path) -> 
             load_teacher(several, ("field", "tree"), channels=4)
 
 
+def test_images_read_by_another_range_than_the_network_has_learned_are_told(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alike = {"name": "run", "path": str(place / "student")}
+    other = {"data": {"range": [[0, 9]]}, "evaluation": {"every": 0}}
+    execute(distilled(place, teacher={**alike, "channels": None}, **other), place / "other")
+    said = capsys.readouterr().err
+    assert (
+        f"note: teacher {place / 'student'} has learned images read with data.range={[[float(v) for v in p] for p in SPAN]}"
+        in said
+    )
+    assert "and is shown images read with data.range=[[0.0, 9.0]]" in said
+    done = call("evaluate", place / "student", "data.range=[[0, 9]]")
+    assert f"note: {place / 'student'} has learned images read with data.range" in done.stderr
+    assert "note: " not in call("evaluate", place / "student").stderr
+    both = {"name": "pair", "logits": alike, "features": {**alike, "channels": [0, 1, 2, 3]}}
+    pair = load_teacher(both, ("field", "tree"), channels=4)
+    assert len(list(pair.remarks(Bands(4, ((0, 9),))))) == 2
+    assert not list(pair.remarks(Bands.of({"network": {"channels": 4}, "range": SPAN})))
+    one = ((0.0, 2000.0),)
+    assert not Bands(4, one).strange(Bands(4, one * 4))
+    assert not Bands(4).strange(Bands(4, one))
+    assert "as 8 bits" in Bands(4, one).strange(Bands(4))
+
+
 def test_a_store_gives_the_same_pixels(place: Path, tmp_path: Path) -> None:
     config = distilled(place).data
     store(config, tmp_path / "store")
@@ -457,7 +482,7 @@ def test_a_smoke_run_has_as_many_channels(place: Path, tmp_path: Path) -> None:
         "teacher": {"channels": [0, 1, 2]},
     }
     (tmp_path / "four.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
-    done = call("train", tmp_path / "four.yaml", "kd", "--smoke")
+    done = call("train", tmp_path / "four.yaml", "kd", "data.root=elsewhere", "--smoke")
     assert done.returncode == 0, done.stderr
 
 

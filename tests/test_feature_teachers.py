@@ -209,6 +209,18 @@ def test_a_pairs_parts_are_checked_and_named(run: Path, tmp_path: Path) -> None:
         recipe_of(tree({"name": "pair", "logits": one, "features": VIT, "classes": {"a": ["b"]}}))
 
 
+def test_of_a_teacher_of_features_the_classes_do_not_matter(run: Path) -> None:
+    one = {"name": "run", "path": str(run)}
+    wanted = ("sky", "road")
+    logits = {**one, "classes": {"sky": OWN[:2], "road": OWN[2:]}}
+    teacher = build({"name": "pair", "logits": logits, "features": one}, wanted)
+    found = teacher(batch())
+    assert found.logits.shape[1] == len(teacher.classes) == 2
+    assert torch.equal(found.embedding, build(one, OWN)(batch()).embedding)
+    with pytest.raises(ConfigError, match=r"^teacher\.logits: .* 'teacher\.logits\.classes=\{road"):
+        build({"name": "pair", "logits": one, "features": one}, wanted)
+
+
 def test_a_pair_trains_a_student(tmp_path: Path) -> None:
     teacher = {"name": "pair", "logits": {"name": "fresh", "network": STUDENT}, "features": VIT}
     recipe = tiny("kd", teacher=teacher, method=[{"name": "kd"}, {"name": "fitnet"}])

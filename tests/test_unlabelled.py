@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,16 @@ from tiny import execute, tiny
 from torch import Tensor
 
 from kd.config import ConfigError
+from kd.data.audit.report import lines as report
+from kd.data.audit.scan import audit
 from kd.data.build import open_split, open_training
 from kd.data.joined import Joined
 from kd.data.loader import Blend, Order, Portions, training_batches
+from kd.data.store.writing import store
 from kd.losses.loss import maps
 from kd.methods import DIST, KD, JmlKd
+from kd.methods.build import build_method
+from kd.methods.cards import names
 from kd.methods.method import Method
 from kd.networks.build import build_network
 from kd.recipe.loading import draft
@@ -143,6 +149,26 @@ def test_hard_terms_see_labelled_images_alone_and_soft_terms_all(way: Any) -> No
     for term in ("kl", "kl_aux", "jaccard_soft"):
         torch.testing.assert_close(found[term], every[term])
         assert not torch.allclose(found[term], alone[term])
+
+
+RICH = Sizes(CLASSES, 4, 16, True, (16,), (4,), grid=(6, 7))
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "several"])
+def test_terms_that_read_labels_are_declared_and_no_others_are_0_without(name: str) -> None:
+    torch.manual_seed(0)
+    method = build_method({"name": name}, RICH, RICH).double()
+    student, teacher = (
+        replace(outputs(seed), embedding=maps[:, :16].relu(), pyramid=(maps[:, 16:].relu(),))
+        for seed, maps in enumerate(torch.randn(2, 4, 32, 6, 7, dtype=torch.float64), 1)
+    )
+    batch, heard = separated(batch_of([0, 1, 2, 3]), teacher, HALF)
+    assert heard is not None
+    terms: dict[str, Tensor] = {}
+    for stage in method.stages:
+        method.enter(stage)
+        terms |= method(student if stage.trains_student else None, heard, batch.target)
+    assert {term for term, value in terms.items() if value == 0} == method.hard & terms.keys()
 
 
 def test_gradients_by_blocks_are_those_of_whole_maps() -> None:
@@ -286,6 +312,7 @@ def wrong(**changes: Any) -> str:
         ({"unlabelled": {"share": 0.01}}, "e.g. 0.25"),
         ({"unlabelled": {"share": 0}}, "unlabelled.share"),
         ({"unlabelled": {"splits": []}}, "unlabelled.splits"),
+        ({"unlabelled": {"splits": ["val", "val"]}}, "names val twice"),
         ({"unlabelled": {"confidence": 1}}, "unlabelled.confidence"),
         ({"unlabelled": {"temperature": 0}}, "unlabelled.temperature"),
         ({"unlabelled": {"splits": ["test"]}}, "holds test, on which evaluation.select measures"),
@@ -296,6 +323,28 @@ def wrong(**changes: Any) -> str:
 )
 def test_what_cannot_be_learnt_or_measured_is_refused(changes: dict[str, Any], message: str) -> None:
     assert message in wrong(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told_or_refused"),
+    [("ifvd@cirkd", "variation read labels and will be 0"), ("jml_kd", "ce, jaccard_hard, ce_aux read labels and will be 0")],
+)
+def test_terms_that_read_labels_are_told_where_there_are_none(
+    kind: str, told_or_refused: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, _ = load_recipe("shapes/tiny", [kind, "unlabelled={splits: [train], share: 1}"])
+    student = build_network(recipe.student, 4)
+    build_objective(recipe, student, student.sizes)
+    assert told_or_refused in capsys.readouterr().err
+    soft = {term: 0.0 for term in recipe.weights if term not in ("variation", "ce", "jaccard_hard", "ce_aux")}
+    hopeless = recipe.model_copy(update={"weights": {**recipe.weights, **soft}})
+    with pytest.raises(ConfigError, match=r"unlabelled\.share: is 1, .* add a method that reads soft labels, e\.g\. kd"):
+        build_objective(hopeless, student, student.sizes)
+
+
+def test_a_baseline_has_nothing_to_learn_without_labels() -> None:
+    error = told(lambda: load_recipe("shapes/tiny", ["ce_jml", "unlabelled={splits: [train], share: 1}"]))
+    assert "unlabelled has splits, but there is no method" in str(error)
 
 
 def test_a_floor_needs_a_split_to_measure_the_teacher_on() -> None:
@@ -338,6 +387,36 @@ def test_images_with_masks_are_no_images_without(tmp_path: Path) -> None:
     (root / "some.txt").write_text("0\n1\n")
     whole = open_training(folder_config(root, unlabelled=".", lists=lists), Unlabelled(share=1.0))
     assert not [name for name in map(whole.identity, range(len(whole))) if "masks" in name]
+
+
+def test_images_without_labels_are_looked_at_and_stored_like_others(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "mine", ["train/a", "train/b", "val/c", "test/d"])
+    for name, image in (("e", photo(7)), ("f", photo(8)), ("g", photo(8))):
+        put(root / "photos" / f"{name}.png", image)
+    shutil.copy(root / "images" / "train" / "a.png", root / "photos" / "seen.png")
+    config = folder_config(root, unlabelled="photos")
+    found = audit(config, crop=(99, 99))
+    assert (len(found.samples["unlabelled"]), found.offences) == (4, [])
+    text = "\n".join(report(found))
+    assert "unlabelled: 4 readable images, no labels" in text
+    for note in (
+        "seen is the same image as a of train",
+        "g is the same image as f",
+        "4 images are smaller than the crop 99x99",
+    ):
+        assert f"unlabelled: {note}" in text
+    shutil.copy(root / "images" / "val" / "c.png", root / "photos" / "cheat.png")
+    (root / "photos" / "broken.png").write_text("no picture")
+    offences = audit(config, splits=["val", "unlabelled"]).offences
+    assert {offence.name for offence in offences} == {"cheat", "broken"}
+    assert any("is the same image as c of val; leave it in one split" in offence.message for offence in offences)
+    (root / "photos" / "broken.png").unlink()
+    store(config, tmp_path / "store")
+    stored = open_training(config.model_copy(update={"store": str(tmp_path / "store")}), Unlabelled(share=0.5))
+    plain = open_training(config, Unlabelled(share=0.5))
+    assert len(list((tmp_path / "store" / "unlabelled").iterdir())) == 5
+    for index in range(len(plain)):
+        assert all(torch.equal(*pair) for pair in zip(stored.read(index), plain.read(index), strict=True))
 
 
 def test_images_that_nothing_is_learnt_from_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

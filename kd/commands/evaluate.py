@@ -34,11 +34,13 @@ def run(options: argparse.Namespace) -> None:
     """Load, evaluate, print."""
     from kd import distributed
     from kd.config import InputError
+    from kd.data.bands import Bands
     from kd.files import write_json
     from kd.networks.build import load_network
     from kd.recipe.loading import load
     from students.examining.examiner import Examiner
     from students.examining.thresholds import Wish, facts, lines
+    from students.progress import say
 
     if not (options.run / "recipe.yaml").is_file():
         below = sorted(file.parent for file in options.run.glob("*/recipe.yaml"))
@@ -54,6 +56,8 @@ def run(options: argparse.Namespace) -> None:
     device = distributed.local_device(recipe.run.device)
     with distributed.world(device):
         examiner = Examiner(recipe, wish.classes, device)
+        if told := Bands.of(card).strange(examiner.data[name].bands):
+            say(f"note: {options.run} {told}")
         calibration = recipe.evaluation.calibration
         found = examiner.examine(network.to(device), name, calibration=calibration, thresholds=bool(wish))
         scores = found.scores(examiner.classes)

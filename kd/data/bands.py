@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,30 @@ class Bands:
     def plain(self) -> bool:
         """Whether they are what picture files hold: RGB of 8 bits."""
         return self.channels == 3 and self.range is None
+
+    @property
+    def pairs(self) -> Range | None:
+        """The range of each channel."""
+        return self.range * self.channels if self.range is not None and len(self.range) == 1 else self.range
+
+    def picked(self, channels: Sequence[int] | None) -> Bands:
+        """Some of the channels, in their order; None: all."""
+        if channels is None:
+            return self
+        return Bands(len(channels), None if self.pairs is None else tuple(self.pairs[channel] for channel in channels))
+
+    def strange(self, seen: Bands) -> str:
+        """How images that are read by another range look to a network that has learned these; "" where they do not.
+
+        Images of 8 bits have no range, and what has learned them may well be shown others, scaled as its own were.
+        """
+        if self.pairs is None or self.pairs == seen.pairs:
+            return ""
+        told = "as 8 bits" if seen.pairs is None else f"with data.range={[list(pair) for pair in seen.range or ()]}"
+        return (
+            f"has learned images read with data.range={[list(pair) for pair in self.range or ()]} and is shown images read "
+            f"{told}: the same values look other to it, unless the files are of another scale"
+        )
 
     @property
     def facts(self) -> dict[str, Any]:

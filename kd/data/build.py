@@ -35,6 +35,19 @@ def open_split(config: Any, split: str) -> Dataset:
     return _opened(config, split)
 
 
+def named_splits(config: Any) -> tuple[str, ...]:
+    """The splits with labels, and those without that the configuration itself asks for."""
+    cls = lookup("kd.data", config.name, "Dataset")
+    return (*cls.offers(config), *(split for split in cls.without_labels(config) if split not in cls.unlabelled))
+
+
+def open_images(config: Any, split: str) -> Dataset:
+    """As :func:`open_split`, also a split without labels, where all labels are 255."""
+    config = configured(config, "kd.data", "Dataset", "data")
+    free = lookup("kd.data", config.name, "Dataset").without_labels(config)
+    return _opened(config, split) if split in free else open_split(config, split)
+
+
 def _opened(config: Any, split: str) -> Dataset:
     data: Dataset = lookup("kd.data", config.name, "Dataset")(config, split)
     if len(data) == 0:
@@ -59,4 +72,4 @@ def open_training(config: Any, unlabelled: Any = None) -> Dataset:
             told = f"{config.name} has no split '{split}'; its splits are {', '.join(known)}{hint}"
             raise ConfigError(f"unlabelled.splits: {told}")
     labelled = open_split(config, "train") if unlabelled.share < 1 else None
-    return Joined(labelled, {split: _opened(config, split) for split in unlabelled.splits}, unlabelled.share)
+    return Joined(labelled, {split: open_images(config, split) for split in unlabelled.splits}, unlabelled.share)

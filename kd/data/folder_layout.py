@@ -110,7 +110,8 @@ class Layout:
         if not folder.is_dir():
             raise ConfigError(f"data.unlabelled: {folder} is no directory; name a folder of images, below {self.root} or whole")
         known = {path.resolve() for pair in self._paired() for path in (pair.image, pair.mask)}
-        there = index(folder) or index(folder, ARRAYS)
+        kinds = (ARRAYS, SUFFIXES) if any(path.suffix in ARRAYS for path in known) else (SUFFIXES, ARRAYS)
+        there = index(folder, kinds[0]) or index(folder, kinds[1])
         masks = (self.root / self.masks).resolve()  # also those of images that are in no split
         own = masks != (self.root / self.images).resolve() and masks.is_dir()
         free = {name: path for name, path in there.items() if not (own and path.resolve().is_relative_to(masks))}

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from kd.lookup import lookup, options
+from kd.methods.method import Method
 from kd.types import Sizes
 
 FOLDER = "kd.methods"
@@ -62,7 +63,10 @@ def card(name: str, folder: Path) -> str:
     cls = lookup(FOLDER, name, "Method")
     module = inspect.getmodule(cls)
     lines = [f"### {name}", "", first_line(module), "", inspect.getdoc(cls) or "", ""]
-    lines += [f"Reads, of the teacher: {_needs(name, cls)}.", ""]
+    built = _built(name, cls)
+    lines += [f"Reads, of the teacher: {', '.join(sorted(built.needs)) if built else 'what its members read'}.", ""]
+    if built is not None and (hard := [term for term in built.terms if term in built.hard]):
+        lines += [f"Read labels too, and are 0 on images without any: {', '.join(hard)}.", ""]
     lines += ["Knobs:", "", *_knobs(cls.Config), ""]
     ours = presets(folder).get(name, [])
     if ours:
@@ -70,23 +74,28 @@ def card(name: str, folder: Path) -> str:
         lines += ["Presets (`kd train RECIPE PRESET`):", "", *(_preset(short.get(p[0], ""), *p) for p in ours), ""]
     shape, measured = costs(folder)
     if rows := [(preset, measured[preset]) for preset, *_ in ours if preset in measured]:
-        base = measured["kd"]["milliseconds"]
         lines += [f"Cost of the terms, forward and backward ({shape}):", ""]
-        lines += [f"- `{preset}`: {_cost(row, base)}" for preset, row in rows]
+        lines += [f"- `{preset}`: {_cost(row)}" for preset, row in rows]
     return "\n".join(lines)
 
 
-def _needs(name: str, cls: Any) -> str:
-    """What the method reads with its default knobs, found by building it."""
+def _built(name: str, cls: Any) -> Method | None:
+    """The method with its default knobs; None where some have none."""
     if any(field.is_required() for field in cls.Config.model_fields.values()):
-        return "what its members read"
+        return None
     sizes = Sizes(3, 8, 16, True, (16,), (8,), grid=(8, 8))
-    return ", ".join(sorted(cls.fitted(cls.Config(name=name), sizes, sizes).needs))
+    found: Method = cls.fitted(cls.Config(name=name), sizes, sizes)
+    return found
 
 
-def _cost(row: dict[str, Any], base: float) -> str:
+def _cost(row: dict[str, Any]) -> str:
     time, memory, count = row["milliseconds"], row["mebibytes"], row["parameters"]
-    return f"{time:.1f} ms, {time / base:.1f} x KD, {memory:.0f} MiB on top, {count:,} parameters of its own"
+    return f"{_rounded(time)} ms, {memory:.0f} MiB on top, {count:,} parameters of its own"
+
+
+def _rounded(value: float) -> str:
+    """To two digits: times are not known better."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def first_line(thing: Any) -> str:
@@ -118,14 +127,13 @@ def _preset(short: str, name: str, comment: str, weights: dict[str, Any]) -> str
 def table(folder: Path) -> str:
     """All methods in a table: what each does, and its presets."""
     ours, short, (_, measured) = presets(folder), short_names(folder), costs(folder)
-    base = measured["kd"]["milliseconds"] if measured else 1.0
-    lines = ["| method | what it does | presets (time of their terms, x KD) |", "|---|---|---|"]
+    lines = ["| method | what it does | presets (ms of their terms) |", "|---|---|---|"]
     for name in names():
         module = inspect.getmodule(lookup(FOLDER, name, "Method"))
-        times = {preset: measured[preset]["milliseconds"] / base for preset, *_ in ours.get(name, []) if preset in measured}
+        times = {preset: measured[preset]["milliseconds"] for preset, *_ in ours.get(name, []) if preset in measured}
         named = {
             preset: f"`{short[preset]}` = `{preset}`" if preset in short else f"`{preset}`" for preset, *_ in ours.get(name, [])
         }
-        told = [f"{text} ({times[preset]:.1f})" if preset in times else text for preset, text in named.items()]
+        told = [f"{text} ({_rounded(times[preset])})" if preset in times else text for preset, text in named.items()]
         lines.append(f"| `{name}` | {first_line(module).rstrip('.')} | {', '.join(told) or '-'} |")
     return "\n".join(lines)

@@ -98,6 +98,7 @@ class CIRKD(Method):
     needs = frozenset({"logits", "embedding"})
     terms = ("kl", "mini", "pixel", "region")
     drawn = frozenset({"pixel"})
+    hard = frozenset({"pixel", "region"})
     clock: Tensor
     seed: Tensor
 

@@ -106,6 +106,7 @@ class IFVD(Method):
         adversary: Adversary.Config | None = Adversary.Config()
 
     needs = frozenset({"logits", "embedding"})
+    hard = frozenset({"variation"})
 
     @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:

@@ -18,9 +18,6 @@ from kd.methods.maps import heeded
 from kd.methods.method import Method
 from kd.types import IGNORE, Outputs, Sizes
 
-HARD = ("ce", "ce_aux", "jaccard_hard")
-"""Terms on hard labels."""
-
 
 class JmlKd(Method):
     """The whole objective of Wang, Ning, Blaschko, arXiv 2302.05666; a recipe that uses it sets ``loss: null``.
@@ -45,6 +42,8 @@ class JmlKd(Method):
         temper_student: bool = False
         aux: bool = True
         jaccard: JaccardMetricLoss.Config = JaccardMetricLoss.Config(smooth=1.0)
+
+    hard = frozenset({"ce", "ce_aux", "jaccard_hard"})
 
     @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
@@ -100,16 +99,16 @@ class JmlKd(Method):
             looks: dict[tuple[float, bool], list[str]] = {}
             for name in names:
                 own = config.temperature if name in tempered else 1.0
-                looks.setdefault((own, name in HARD or every is labelled), []).append(name)
+                looks.setdefault((own, name in self.hard or every is labelled), []).append(name)
             for (own, hard), seen_together in looks.items():
                 wanted = frozenset[str]().union(*(self._wanted(name) for name in seen_together))
                 knobs = {"temperature": config.temperature, "student_temperature": own}
                 seen = sums(student, *(labelled if hard else every), wanted, field=field, soft=teacher, **knobs)
-                terms |= {name: self._loss(name).from_sums(seen, name in HARD) for name in seen_together}
+                terms |= {name: self._loss(name).from_sums(seen, name in self.hard) for name in seen_together}
         return {name: terms[name] for name in self.terms}
 
     def _wanted(self, term: str) -> frozenset[str]:
-        return self._loss(term).wanted(term in HARD) or frozenset()
+        return self._loss(term).wanted(term in self.hard) or frozenset()
 
     def _loss(self, term: str) -> Loss:
         return self.jaccard if term.startswith("jaccard") else self.kl if term.startswith("kl") else self.ce

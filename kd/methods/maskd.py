@@ -93,6 +93,8 @@ class MasKD(Method):
             kind="sgd", lr=0.1, momentum=0.9, weight_decay=1e-3, learning_rate=LearningRateConfig(power=0.9)
         )
 
+    hard = frozenset({"token_ce"})
+
     @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)

@@ -40,6 +40,7 @@ class Method(nn.Module):
                 configuration, :meth:`terms_of` gives them
     ``drawn``   those of the terms that each process draws something at random for, so that several processes do not compute
                 quite what one does
+    ``hard``    those of the terms that are 0 where no pixel has a label
 
     Raises:
         ConfigError: the pair of networks does not fit.
@@ -52,6 +53,7 @@ class Method(nn.Module):
     stages: tuple[Stage, ...] = (Stage("distil"),)
     terms: tuple[str, ...] = ()
     drawn: frozenset[str] = frozenset()
+    hard: frozenset[str] = frozenset()
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__()

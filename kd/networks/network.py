@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
@@ -73,20 +73,6 @@ class AuxHead(nn.Sequential):
         super().__init__(conv_norm_relu(inputs, config.aux), dropout(config), LastConv(config.aux, classes, 1))
 
 
-def check_normalisation(config: Any) -> None:
-    """Refuse a mean and a standard deviation of other channels than the images have.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
-    for key in ("mean", "std"):
-        if (count := len(getattr(config, key))) != config.channels:
-            raise ConfigError(
-                f"student.{key}: has {count} values for images of {config.channels} channels; give one for each, which "
-                "`kd check-data RECIPE` measures and prints to be pasted"
-            )
-
-
 class Network(nn.Module, ABC):
     """Base of the networks. Takes uint8 RGB ``B 3 H W`` (or floats in [0, 1], or other ``channels``) and normalises it itself.
 
@@ -125,6 +111,16 @@ class Network(nn.Module, ABC):
         std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
         channels: int = Field(default=3, ge=1)
 
+        @model_validator(mode="after")
+        def _normalises_each_channel(self) -> Network.Config:
+            for key in ("mean", "std"):
+                if (count := len(getattr(self, key))) != self.channels:
+                    raise ValueError(
+                        f"{key} has {count} values for images of {self.channels} channels; give one for each: `kd check-data` "
+                        "measures student.mean and student.std on the training images and prints them to be pasted"
+                    )
+            return self
+
     mean: Tensor
     std: Tensor
 
@@ -132,7 +128,6 @@ class Network(nn.Module, ABC):
         super().__init__()
         if not isinstance(classes, int) or classes < 2:
             raise ConfigError(f"classes: is {classes!r}; give their number, 2 or more (one thing and its background are two)")
-        check_normalisation(config)
         self.config, self.classes, self.channels = config, classes, config.channels
         self.backbone = build_backbone(config)
         info = self.backbone.feature_info

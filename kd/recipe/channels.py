@@ -31,12 +31,6 @@ def check_channels(recipe: Any) -> None:
     channels, student = channels_of(recipe.data), recipe.student
     if (takes := getattr(student, "channels", RGB)) != channels:
         raise ValueError(f"data.channels is {channels} and student.channels {takes}; set student.channels={channels}")
-    for key in ("mean", "std"):
-        if (count := len(getattr(student, key, [0.0] * channels))) != channels:
-            raise ValueError(
-                f"student.{key} has {count} values for images of {channels} channels; give one for each: `kd check-data` "
-                "measures student.mean and student.std on the training images and prints them to be pasted"
-            )
     fills = {
         "augmentation.fill": recipe.augmentation.fill,
         "evaluation.predictor.fill": getattr(recipe.evaluation.predictor, "fill", None),

@@ -156,7 +156,7 @@ def load(
     if smoke:
         found.merge(shrunk(recipe), "smoke")
         for change in changes:
-            found.merge(change)
+            found.merge({key: value for key, value in change.items() if key != "data"})
         recipe = found.build()
     return recipe, found.origins
 
@@ -186,7 +186,7 @@ def _told(value: Any) -> str:
 def _fit_labels(found: Draft) -> None:
     """Where no pixel has a label there is no task loss: what a word brought goes."""
     asked = found.tree.get("unlabelled") or {}
-    if found.brought and isinstance(asked, dict) and asked.get("share") in (1, 1.0):
+    if found.brought and found.tree.get("method") and isinstance(asked, dict) and asked.get("share") in (1, 1.0):
         on_labels = [term for term in found.tree.get("loss") or {} if found.origins.get(f"loss.{term}.name") in found.brought]
         found.merge({"loss": dict.fromkeys(on_labels), "weights": dict.fromkeys(on_labels)}, "no labels")
 

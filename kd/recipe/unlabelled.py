@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kd.config import Config
 
@@ -23,6 +23,13 @@ class Unlabelled(Config):
     share: float = Field(0.5, gt=0, le=1)
     confidence: float = Field(0.0, ge=0, lt=1)
     temperature: float = Field(1.0, gt=0)
+
+    @field_validator("splits")
+    @classmethod
+    def _each_once(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [split for split in splits if splits.count(split) > 1]:
+            raise ValueError(f"names {twice[0]} twice; its images would be seen twice as often as others, so name it once")
+        return splits
 
 
 def check_unlabelled(recipe: Any) -> None:

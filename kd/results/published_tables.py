@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,10 +146,10 @@ def _table(published: Published, methods: Sequence[str], rows: Sequence[Row], fi
     for protocol in dict.fromkeys(number.protocol for number in cells):
         how = published.protocols[protocol]
         rules = f"checkpoint: {how.checkpoint}; inference: {how.inference}; training: {how.training}"
-        notes.append(f"{_whose(n for n in cells if n.protocol == protocol)}: {rules}")
+        notes.append(f"{_whose([n for n in cells if n.protocol == protocol], cells)}: {rules}")
     for source in dict.fromkeys(number.source for number in cells):
         told = published.sources[source]
-        notes.append(f"{_whose(n for n in cells if n.source == source)} from {told.title}, {told.where}")
+        notes.append(f"{_whose([n for n in cells if n.source == source], cells)} from {told.title}, {told.where}")
     for note in dict.fromkeys(number.note for number in cells if number.note):
         noted = [number for number in cells if number.note == note]
         whose = dict.fromkeys(f"{_name(n.method)} on {DATASETS.get(n.dataset, n.dataset)}" for n in noted)
@@ -161,8 +161,18 @@ def _name(method: str | None) -> str:
     return METHODS.get(str(method), str(method))
 
 
-def _whose(numbers: Iterable[Number]) -> str:
-    return ", ".join(dict.fromkeys(_name(number.method) for number in numbers))
+def _whose(numbers: Sequence[Number], cells: Sequence[Number]) -> str:
+    """The methods of some cells, and their rows where others of these methods' cells are not among them."""
+    methods = dict.fromkeys(number.method for number in numbers)
+    names = ", ".join(_name(method) for method in methods)
+    if not any(cell.method in methods and cell not in numbers for cell in cells):
+        return names
+    rows: dict[str, dict[str, None]] = {}
+    for one in numbers:
+        place = DATASETS.get(one.dataset, one.dataset) + " test" * (one.split == "test")
+        rows.setdefault(place, {})[one.student] = None
+    listed = "; ".join(f"{dataset} {', '.join(models)}" for dataset, models in rows.items())
+    return f"{names} ({listed})"
 
 
 def _line(dataset: str, student: str, found: Sequence[Number | None]) -> tuple[str, ...]:
@@ -180,7 +190,7 @@ def _baselines(published: Published, rows: Sequence[Row]) -> list[str]:
         own = [n for n in published.numbers if n.protocol == protocol and n.method is None and n.pretrained]
         own = [n for n in own if published.sources[n.source].kind != "issue"]
         told = [f"{DATASETS.get(n.dataset, n.dataset)} {n.student} {n.miou:.2f}" for n in own]
-        whose = _whose(cell for *_, found in rows for cell in found if cell and cell.protocol == protocol)
+        whose = ", ".join(dict.fromkeys(_name(c.method) for *_, found in rows for c in found if c and c.protocol == protocol))
         notes += [f"Without distillation, as published with {whose}: {', '.join(told)}"] if told else []
     return notes
 

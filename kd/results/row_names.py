@@ -70,7 +70,7 @@ def unlabelled(recipe: Mapping[str, Any]) -> str:
     """Which images without labels a recipe learns from, if it does."""
     if not (asked := recipe.get("unlabelled")):
         return ""
-    splits = ", ".join(asked["splits"])
+    splits = ", ".join("images" if split == "unlabelled" else split for split in asked["splits"])
     return f", no labels ({splits})" if asked["share"] == 1 else f", + unlabelled {splits}"
 
 

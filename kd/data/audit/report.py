@@ -130,18 +130,18 @@ def _about(found: Audit, split: str) -> list[str]:
     facts, sizes = _split(found, split), _sizes(found, split)
     shown = ", ".join(f"{size} ({count})" for size, count in list(sizes.items())[:6])
     more = f" and {len(sizes) - 6} other sizes" if len(sizes) > 6 else ""
-    return [
-        f"{split}: {facts['images']} readable images, {facts['ignored_share']:.2%} ignored pixels; sizes {shown or '-'}{more}"
-    ]
+    labels = "no labels" if split in found.free else f"{facts['ignored_share']:.2%} ignored pixels"
+    return [f"{split}: {facts['images']} readable images, {labels}; sizes {shown or '-'}{more}"]
 
 
 def _table(found: Audit) -> list[str]:
     """Share of labelled pixels and number of images, by class and split."""
-    if not found.classes:
+    splits = [split for split in found.samples if split not in found.free]
+    if not (found.classes and splits):
         return []
     width = max(5, *(len(name) for name in found.classes))
-    rows = ["", f"{'class':{width}s}" + "".join(f"{split + ' px%':>{_wide(split)}s}{'images':>8s}" for split in found.samples)]
-    facts = {split: _split(found, split) for split in found.samples}
+    rows = ["", f"{'class':{width}s}" + "".join(f"{split + ' px%':>{_wide(split)}s}{'images':>8s}" for split in splits)]
+    facts = {split: _split(found, split) for split in splits}
     for name in found.classes:
         shares = {split: 100 * fact["pixels"][name] / max(sum(fact["pixels"].values()), 1) for split, fact in facts.items()}
         cells = [f"{shares[split]:{_wide(split)}.3f}{fact['images_with'][name]:8d}" for split, fact in facts.items()]

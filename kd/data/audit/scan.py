@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from kd.config import ConfigError
 from kd.data.audit.sample import Sample, Scan
-from kd.data.build import open_split
+from kd.data.build import named_splits, open_images
 from kd.data.dataset import Colour, Dataset
 from kd.data.folder_layout import OrphanError
 from kd.data.presence import Seen, Shower, advice
@@ -34,7 +34,8 @@ class Offence:
 @dataclass
 class Audit:
     """What was found. ``samples`` by split are all readable ones; ``kinds`` counts what the files are, readable or not, and
-    ``turned`` the EXIF orientations of images that are not upright; ``offences`` must be mended, ``notes`` be known."""
+    ``turned`` the EXIF orientations of images that are not upright; ``offences`` must be mended, ``notes`` be known. The splits
+    that are ``free`` have no labels."""
 
     classes: tuple[str, ...] = ()
     samples: dict[str, list[Sample]] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Audit:
     turned: Counter[int] = field(default_factory=Counter)
     offences: list[Offence] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    free: frozenset[str] = frozenset()
 
     def pixels(self, split: str) -> NDArray[np.int64]:
         """Labels of each readable image, ``N 256``."""
@@ -52,17 +54,20 @@ class Audit:
 def audit(
     config: Any, *, splits: Sequence[str] = (), crop: tuple[int, int] = (0, 0), workers: int = 0, show: Shower | None = None
 ) -> Audit:
-    """Scan splits (default: all) in ``workers`` processes. ``crop`` (H, W): smaller images of train are noted.
+    """Scan splits (default: all with labels, and those without that the configuration names) in ``workers`` processes.
+    ``crop`` (H, W): smaller images of train are noted.
 
     Raises:
         ConfigError: there is no such split, or none can be opened.
     """
-    offered = lookup("kd.data", config.name, "Dataset").offers(config)
-    unknown = [split for split in splits if split not in offered]
+    cls = lookup("kd.data", config.name, "Dataset")
+    free = cls.without_labels(config)
+    known = (*cls.offers(config), *free)
+    unknown = [split for split in splits if split not in known]
     if unknown:
-        raise ConfigError(f"there is no split '{unknown[0]}'; the splits of {config.name} are {', '.join(offered)}")
-    found = Audit()
-    for split in splits or offered:
+        raise ConfigError(f"there is no split '{unknown[0]}'; the splits of {config.name} are {', '.join(known)}")
+    found = Audit(free=frozenset(free))
+    for split in splits or named_splits(config):
         try:
             data = opened(config, split, found)
         except ConfigError as error:
@@ -75,8 +80,11 @@ def audit(
     _leakage(found)
     _palettes(found, config)
     for split in found.samples:
-        _absent(found, split)
+        if split not in found.free:
+            _absent(found, split)
         _remarks(found, split, crop)
+        if split not in found.free:
+            _labels(found, split)
     return found
 
 
@@ -89,11 +97,11 @@ def opened(config: Any, split: str, found: Audit | None = None) -> Dataset:
     if getattr(config, "store", None) is not None:
         config = config.model_copy(update={"store": None})  # it is the files that are looked at
     try:
-        return open_split(config, split)
+        return open_images(config, split)
     except OrphanError as error:
         orphaned = error
     try:
-        data = open_split(config.model_copy(update={"orphans": "skip"}), split)
+        data = open_images(config.model_copy(update={"orphans": "skip"}), split)
     except ConfigError:
         raise orphaned from None
     if found is not None and str(orphaned) not in found.notes:
@@ -131,8 +139,12 @@ def _leakage(found: Audit) -> None:
             continue
         others = [(other, name) for other, name in before.items() if other not in split and split not in other]
         for other, name in others:
-            message = f"is the same image as {name} of {other}; leave it in one split, or scores are too good"
-            found.offences.append(Offence(split, sample.name, f"{sample.name}: {message}"))
+            same = f"is the same image as {name} of {other}"
+            if {split, other} <= found.free | {"train"}:  # one is learnt from like the other
+                found.notes.append(f"{split}: {sample.name} {same}")
+            else:
+                message = f"{sample.name}: {same}; leave it in one split, or scores are too good"
+                found.offences.append(Offence(split, sample.name, message))
         before[split] = sample.name
 
 
@@ -181,7 +193,7 @@ def _absent(found: Audit, split: str) -> None:
 
 def _remarks(found: Audit, split: str, crop: tuple[int, int]) -> None:
     samples = found.samples[split]
-    crop = crop if split == "train" else (0, 0)
+    crop = crop if split == "train" or split in found.free else (0, 0)
     small = [sample for sample in samples if sample.size[0] < crop[0] or sample.size[1] < crop[1]]
     if small:
         name, size = small[0].name, small[0].size
@@ -189,6 +201,10 @@ def _remarks(found: Audit, split: str, crop: tuple[int, int]) -> None:
             f"{split}: {len(small)} images are smaller than the crop {crop[0]}x{crop[1]} and get padded, first {name} "
             f"({size[0]}x{size[1]})"
         )
+
+
+def _labels(found: Audit, split: str) -> None:
+    samples = found.samples[split]
     blank = [sample.name for sample in samples if sample.pixels is not None and not sample.pixels[:IGNORE].any()]
     if blank:
         found.notes.append(f"{split}: {len(blank)} images hold nothing but ignored pixels, first {', '.join(blank[:3])}")

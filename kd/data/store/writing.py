@@ -16,14 +16,13 @@ from torch.utils.data import Dataset as TorchDataset
 from kd.config import ConfigError, InputError
 from kd.data import band_files
 from kd.data.band_files import ARRAYS
-from kd.data.build import open_split
+from kd.data.build import named_splits, open_images
 from kd.data.dataset import Dataset
 from kd.data.headers import opened
 from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, description, differences, sample_file
 from kd.data.store.stored import HEADER, is_whole, pixel_bytes, write_sample
 from kd.files import write_json, write_whole
-from kd.lookup import lookup
 
 Shower = Callable[[Any, str], Iterable[Any]]
 """Wraps a sized iterable, and a title, with a progress bar."""
@@ -43,7 +42,7 @@ class Job(NamedTuple):
 def store(
     config: Any, folder: Path, splits: Sequence[str] = (), *, workers: int = 0, dry: bool = False, show: Shower | None = None
 ) -> list[str]:
-    """Store splits of a data set (default: all with labels). Returns lines that tell what was (or, ``dry``, would be) done.
+    """Store splits of a data set (default: all that it names). Returns lines on what was (``dry``: would be) done.
 
     Args:
         config: of the data set, as in a recipe.
@@ -60,8 +59,8 @@ def store(
     _check_folder(folder, config)
     jobs: list[Job] = []
     report: list[str] = []
-    for split in splits or lookup("kd.data", config.name, "Dataset").offers(config):
-        data = open_split(config, split)
+    for split in splits or named_splits(config):
+        data = open_images(config, split)
         wanted = [Job(data, index, sample_file(folder, split, data, index)) for index in range(len(data))]
         todo = [job for job in wanted if not is_whole(job.path, data.bands)]
         report.append(f"{split}: {len(wanted)} samples, {len(wanted) - len(todo)} of them stored before")

@@ -70,7 +70,9 @@ def _bands(found: Survey) -> Iterator[str]:
     """How images are read that are not RGB of 8 bits."""
     if (bands := found.bands) is None:
         return
-    yield _commented(f"  channels: {bands.channels}", f"{bands.kind}; shown: [2, 1, 0] says which are seen in pictures")
+    example = "[2, 1, 0]" if bands.channels > 2 else f"[{bands.channels - 1}]"
+    seen = f"; shown: {example} says what is seen in pictures" if bands.channels > 1 else ""
+    yield _commented(f"  channels: {bands.channels}", f"{bands.kind}{seen}")
     if bands.range:
         yield _commented(f"  range: {[list(pair) for pair in bands.range]}", "the values that become 0 and 1, as measured")
 
