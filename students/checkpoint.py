@@ -1,4 +1,5 @@
-"""Checkpoints that survive anything: written aside, flushed, then renamed; the one before is kept."""
+"""Checkpoints that survive anything: sealed, written aside, flushed, then renamed; the one before is kept, for when this one is
+damaged."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ import torch
 
 from kd.config import InputError
 from kd.distributed import is_main
+from kd.sealed import DamagedError, sealed, unsealed
+from students.progress import say
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
@@ -21,7 +24,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """Write ``checkpoint.pt``; the old one becomes ``checkpoint.previous.pt``."""
     partial = folder / f".{NAME}.partial"
     with partial.open("wb") as file:
-        torch.save(state, file)
+        torch.save(sealed(state), file)
         file.flush()
         os.fsync(file.fileno())
     if (folder / NAME).exists():
@@ -30,24 +33,40 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The last checkpoint, or None if there is none yet.
+    """The last checkpoint that is whole, or None if there is none yet.
 
     Raises:
-        InputError: the file is truncated or no checkpoint; nothing is deleted.
+        DamagedError: there are some, and none is whole; nothing is deleted.
     """
-    path = folder / NAME
-    if not path.exists() and (folder / PREVIOUS).exists():
-        path = folder / PREVIOUS  # killed between the two renames
-    if not path.exists():
-        return None
+    there = [folder / name for name in (NAME, PREVIOUS) if (folder / name).exists()]
+    damage: list[str] = []
+    for path in there:
+        try:
+            state = _read(path, device)
+        except DamagedError as error:
+            damage.append(str(error))
+        else:
+            if damage:
+                say(f"WARNING: {damage[0]}; going on from {path.name}, at step {state['step']}")
+            return state
+    if damage:
+        raise DamagedError(
+            f"{'; '.join(damage)}. No checkpoint is whole: restore one, or remove {' and '.join(path.name for path in there)} "
+            "to begin this run anew"
+        )
+    return None
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(state, dict) or "step" not in state:
+            raise ValueError("it is no checkpoint of a run")
     except Exception as error:  # torch reports damage by many types
-        raise InputError(
-            f"{path}: is truncated or no checkpoint ({type(error).__name__}). Delete it to resume from {PREVIOUS}"
-            f"{'' if (folder / PREVIOUS).exists() else ' (there is none: the run then starts anew)'}"
-        ) from None
-    return state
+        code = "weights_only" in str(error) or "Unsupported" in str(error)
+        reason = "it holds code, which is never run" if code else " ".join(str(error).split())[:120] or type(error).__name__
+        raise DamagedError(f"{path}: cannot be read ({reason})") from None
+    return unsealed(state, path)
 
 
 @contextmanager

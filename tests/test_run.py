@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -211,7 +212,9 @@ def test_a_finished_run_is_never_overwritten(whole: Path) -> None:
         execute(resumable(seed=1), whole)
 
 
-def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_damaged_checkpoint_the_run_goes_on_with_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tiny()
     monkeypatch.setattr("students.run._conclude", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
     with pytest.raises(RuntimeError, match="cut"):
@@ -219,12 +222,20 @@ def test_a_truncated_checkpoint_is_named_and_nothing_is_lost(tmp_path: Path, mon
     monkeypatch.undo()
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    lines = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"checkpoint\.pt: is truncated.*Delete it to resume from checkpoint\.previous\.pt"):
+    previous, lines = tmp_path / "checkpoint.previous.pt", (tmp_path / "metrics.jsonl").read_bytes()
+    kept = previous.read_bytes()
+    previous.write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"(?s)/checkpoint\.pt: cannot be read.*/checkpoint\.previous\.pt: cannot.* whole: rest"
+    ):
         execute(recipe, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == lines
-    path.unlink()
+    previous.write_bytes(kept)
+    capsys.readouterr()
     execute(recipe, tmp_path)
+    assert re.search(
+        r"WARNING: .*/checkpoint\.pt: cannot.* going on from checkpoint\.previous\.pt, at step 4", capsys.readouterr().err
+    )
     execute(recipe, tmp_path / "straight")
     same(tmp_path / "straight", tmp_path)
 

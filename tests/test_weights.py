@@ -130,9 +130,7 @@ def test_a_network_in_channels_last_comes_back(tmp_path: Path) -> None:
 
 
 def test_loading_fetches_no_pretrained_weights(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = yaml.safe_load((saved / "student.yaml").read_text())
-    card["network"]["pretrained"] = True
-    (saved / "student.yaml").write_text(yaml.safe_dump(card))
+    edited(pretrained=True)(saved)
     asked = []
     create = timm.create_model
     monkeypatch.setattr(
@@ -163,6 +161,7 @@ def edited(**changes: object) -> Callable[[Path], None]:
 
     def harm(folder: Path) -> None:
         card = yaml.safe_load((folder / "student.yaml").read_text())
+        del card["sha256"]
         card["network"] |= changes
         (folder / "student.yaml").write_text(yaml.safe_dump(card))
 
@@ -172,6 +171,7 @@ def edited(**changes: object) -> Callable[[Path], None]:
 def classes(names: list[str]) -> Callable[[Path], None]:
     def harm(folder: Path) -> None:
         card = yaml.safe_load((folder / "student.yaml").read_text())
+        del card["sha256"]
         (folder / "student.yaml").write_text(yaml.safe_dump({**card, "classes": names}))
 
     return harm
@@ -206,6 +206,10 @@ HARM = {
     "card empty": (card_says(""), "student.yaml"),
     "card cut in a line": (card_says("network: {name: deeplabv3, wid"), "student.yaml"),
     "card without network": (card_says("classes: [a, b]\n"), "student.yaml"),
+    "card changed by hand": (
+        lambda folder: (file := folder / "student.yaml").write_text(file.read_text().replace("step: 7", "step: 8")),
+        r"student.yaml: is damaged, it does not hold .*; copy it again .* changed it on purpose, delete its line sha256",
+    ),
     "card without classes": (card_says("network: {name: deeplabv3, backbone: resnet18}\n"), "student.yaml"),
 }
 

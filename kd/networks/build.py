@@ -10,12 +10,13 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kd.config import InputError
+from kd.files import write_text
 from kd.lookup import configured, lookup
 from kd.networks.network import Network
+from kd.sealed import KEY, load_tensors, save_tensors, sealed, unsealed
 
 
 def network_config(values: Any) -> Any:
@@ -47,14 +48,8 @@ def save_network(network: Network, folder: str | Path, name: str, facts: Mapping
     network, folder = _unwrapped(network), Path(folder)
     text = _card_text(network, facts)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    partial = folder / f".{name}.safetensors.partial"
-    save_file(weights, partial)
-    partial.chmod(0o644)  # safetensors writes for the owner alone; a colleague's run may want this teacher
-    partial.replace(folder / f"{name}.safetensors")
-    partial = folder / f".{name}.yaml.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / f"{name}.yaml")
+    save_tensors(network.state_dict(), folder / f"{name}.safetensors")
+    write_text(folder / f"{name}.yaml", text)
 
 
 def _unwrapped(network: Any) -> Network:
@@ -81,7 +76,7 @@ def _card_text(network: Network, facts: Mapping[str, Any]) -> str:
         raise InputError("facts: has the key network, which is the card's own; call it otherwise")
     card = {"network": network.config.model_dump(mode="json"), **facts, "classes": list(names)}
     try:
-        return yaml.safe_dump(card, sort_keys=False)
+        return yaml.safe_dump(sealed(yaml.safe_load(yaml.safe_dump(card, sort_keys=False))), sort_keys=False)
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"facts: cannot be written as YAML ({reason}); give numbers, texts, lists and mappings") from None
@@ -94,7 +89,7 @@ def _card(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: is damaged ({next(iter(str(error).splitlines()))}); copy it again from the run") from None
     if not isinstance(card, dict) or not isinstance(card.get("network"), dict) or not isinstance(card.get("classes"), list):
         raise InputError(f"{file}: is damaged or no card of a network; it must hold 'network' and 'classes'. Copy it again")
-    return card
+    return unsealed(card, file, f"copy it again from the run, or, where you have changed it on purpose, delete its line {KEY}")
 
 
 HELD = {
@@ -116,7 +111,7 @@ VARIANTS: dict[str, tuple[Any, ...]] = {
 def _remedy(network: Network, weights: Path, error: Exception) -> str:
     """What to do about weights that do not fit: the keys of the head that they are of, where that is a variant of this one."""
     reason = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and (changes := _variant(network, load_file(weights))):
+    if isinstance(error, RuntimeError) and (changes := _variant(network, load_tensors(weights))):
         own = network.config.model_dump()
         theirs, ours = (" and ".join(_told(key, of[key]) for key in changes) for of in (changes, own))
         keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in changes.items())
@@ -157,7 +152,7 @@ def load_network(folder: str | Path, name: str = "student") -> tuple[Network, di
     card = _card(card_file)
     network = build_network(network_config({**card["network"], "pretrained": False}), len(card["classes"]))
     try:
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(load_tensors(weights, "copy both files of the run again"))
     except (SafetensorError, RuntimeError) as error:
         remedy = _remedy(network, weights, error)
         raise InputError(f"{weights}: does not hold the weights of {card_file.name}; {remedy}") from None
