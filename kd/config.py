@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+LONGEST = 200
+"""Characters of a value that a message shows."""
+
 
 class InputError(ValueError):
     """Bad input by the user, told in one message that names the value, the rule and the remedy. Tools print it and stop."""
@@ -104,7 +107,13 @@ def _sentence(problem: Any) -> str:
         return problem["msg"]
     rule = re.sub(r"valid (tuple|list)\b", "list, e.g. [a, b]", problem["msg"][0].lower() + problem["msg"][1:])
     rule = re.sub(r"valid dictionary( or .*)?$", "mapping, e.g. {key: value}", rule)
-    return f"is {problem['input']!r}; {rule}"
+    return f"is {shown(problem['input'])}; {rule}"
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
 
 
 def _unknown(key: str, options: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kd.config import InputError
-from kd.files import write_whole
+from kd.files import write_json, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +73,28 @@ def unsealed(values: Mapping[str, Any], path: Path, remedy: str = "") -> dict[st
     if (told := values.get(KEY)) is not None and told != digest(held):
         raise DamagedError(f"{path}: {NOT_AS_WRITTEN}{remedy and f'; {remedy}'}")
     return held
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON, sealed, aside, then rename."""
+    write_json(path, sealed(json.loads(json.dumps(values, allow_nan=False))))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What :func:`write_sealed` wrote.
+
+    Raises:
+        DamagedError: it is no JSON mapping, or does not hold what was written there.
+        OSError: there is no such file, or it cannot be read.
+    """
+    remedy = "restore it, or move the directory away and run anew"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: is damaged ({' '.join(str(error).split())[:120]}); {remedy}") from None
+    if not isinstance(values, dict):
+        raise DamagedError(f"{path}: is damaged (it holds a {type(values).__name__}, no mapping); {remedy}")
+    return unsealed(values, path, remedy)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

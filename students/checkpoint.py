@@ -14,7 +14,7 @@ import torch
 
 from kd.config import InputError
 from kd.distributed import is_main
-from kd.sealed import DamagedError, sealed, unsealed
+from kd.sealed import KEY, DamagedError, sealed, unsealed
 from students.progress import say
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -42,7 +42,7 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
     damage: list[str] = []
     for path in there:
         try:
-            state = _read(path, device)
+            state, _ = read(path, device)
         except DamagedError as error:
             damage.append(str(error))
         else:
@@ -57,7 +57,12 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
     return None
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
+def read(path: Path, device: torch.device) -> tuple[dict[str, Any], bool]:
+    """A checkpoint, and whether it carries its digest.
+
+    Raises:
+        DamagedError: it does not hold what was written there.
+    """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         if not isinstance(state, dict) or "step" not in state:
@@ -66,7 +71,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
         code = "weights_only" in str(error) or "Unsupported" in str(error)
         reason = "it holds code, which is never run" if code else " ".join(str(error).split())[:120] or type(error).__name__
         raise DamagedError(f"{path}: cannot be read ({reason})") from None
-    return unsealed(state, path)
+    return unsealed(state, path), KEY in state
 
 
 @contextmanager

@@ -14,12 +14,12 @@ from kd import distributed
 from kd.data.dataset import Dataset
 from kd.data.loader import training_batches
 from kd.evaluate.evaluator import Evaluation
-from kd.files import read_json, write_json
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
 from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
+from kd.sealed import digest, read_sealed, write_sealed
 from kd.seeds import seed_everything
 from students import checkpoint
 from students.data_check import look_at_data
@@ -30,7 +30,7 @@ from students.objective import build_objective
 from students.precision import precision
 from students.progress import Progress, say
 from students.recorder import Recorder
-from students.run_directory import identify
+from students.run_directory import check_owner, data_marks, identify
 from students.tracking.tracker import Tracker
 from students.tracking.wandb_facts import about, final_panels, outcome
 from students.trainer import Trainer
@@ -61,15 +61,15 @@ def train(
     examiner = Examiner(recipe, train_data.classes, device, train_data)
     look_at_data(recipe, train_data, examiner.data)  # before anything is written
     if teacher is not None:
-        teacher.check_training(recipe, train_data)
-        for remark in teacher.remarks(train_data.bands):
-            say(f"note: {remark}")
+        _look_at_teacher(teacher, recipe, train_data)
     trainer = build_trainer(recipe, folder, teacher, train_data, device)
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):
         state = checkpoint.load(folder, device)
-        identity = identify(recipe, origins, folder, asked)
+        identity = identify(recipe, origins, folder, asked, data_marks(train_data, examiner.data))
+        trainer.run = identity["id"]
         if state is not None:
+            check_owner(state.get("run"), identity["id"], folder)
             trainer.restore(state)
             say(f"resuming {folder} at step {trainer.step}")
             batches = _batches(recipe, train_data, trainer.step, trainer.total, device)
@@ -86,6 +86,12 @@ def train(
                 tracker.images(trainer.step, final_panels(folder), examiner.classes)
             tracker.summary(outcome(result))
     return result
+
+
+def _look_at_teacher(teacher: Teacher, recipe: Recipe, train_data: Dataset) -> None:
+    teacher.check_training(recipe, train_data)
+    for remark in teacher.remarks(train_data.bands):
+        say(f"note: {remark}")
 
 
 def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: Dataset, device: torch.device) -> Trainer:
@@ -145,6 +151,7 @@ def _conclude(
         "name": folder.name,
         **identity,
         "parts": {part: fingerprint(recipe, [part]) for part in IDENTITY},
+        "recipe": digest(plain(recipe)),
         "method": recipe.method.name if recipe.method else None,
         "steps": trainer.step,
         "student_steps": recipe.schedule.steps,
@@ -162,7 +169,7 @@ def _conclude(
         write_samples(panels, examiner.colours, folder / "previews" / "final")
         if final is not None:
             final.counts.save(folder / "counts.npz")
-        write_json(folder / "result.json", result)
+        write_sealed(folder / "result.json", result)
     distributed.barrier()
     return result
 
@@ -179,7 +186,7 @@ def _keep(trainer: Trainer, folder: Path) -> None:
 
 def _teacher_scores(folder: Path) -> Any:
     path = folder / "teacher.json"
-    return read_json(path) if path.exists() else None
+    return read_sealed(path) if path.exists() else None
 
 
 def _agreement(recipe: Recipe, final: Evaluation | None, classes: tuple[str, ...]) -> dict[str, Any] | None:

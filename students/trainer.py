@@ -44,7 +44,8 @@ class Part(NamedTuple):
 class Trainer:
     """Owns the state of a run: objective, optimizers, scaler, averaged weights, step, best so far, seconds spent.
 
-    ``waited`` are those of them in which this process waited for data. Training a teacher is the same, without method.
+    ``waited`` are those of them in which this process waited for data; ``run`` is the id of the run, which checkpoints carry.
+    Training a teacher is the same, without method.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Trainer:
         self.step, self.seconds, self.waited = 0, 0.0, 0.0
         self.gradient_norm = torch.zeros(())
         self.best: dict[str, Any] = {}
+        self.run = ""
         self.stage: Stage | None = None
         self.wrapped: nn.Module = self.objective
         self.warned = self.entered = False
@@ -219,6 +221,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on. Random states are not among it: each step seeds itself."""
         return {
+            "run": self.run,
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,

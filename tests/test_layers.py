@@ -25,7 +25,9 @@ FLOOR = {
     "kd.files",
     "kd.keywords",
     "kd.lookup",
+    "kd.plain_yaml",
     "kd.schedules",
+    "kd.sealed",
     "kd.seeds",
     "kd.types",
 }
@@ -55,6 +57,7 @@ MAY_IMPORT = {
     "students.sweeping": TRAINING,
     "students.contract": TRAINING,
     "students.step_costs": {"kd", "students", "teachers"},
+    "students.verifying": {"kd", "students", "teachers"},
     "students.doctor": {"kd", "students.doctor", "students.tracking"},
     "tools": {"kd.commands"},
 }

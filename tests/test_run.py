@@ -25,11 +25,11 @@ from kd.commands.train import asked
 from kd.commands.train import report as ended
 from kd.config import ConfigError, InputError
 from kd.data.build import open_split
-from kd.files import write_json
 from kd.metrics.counts import Counts
 from kd.networks.build import load_network
 from kd.recipe.schema import build, fingerprint
 from kd.results.runs import load_runs
+from kd.sealed import read_sealed, write_sealed
 from students import checkpoint
 from students.examining.previews import write_samples
 from students.nonfinite import NonFiniteLossError
@@ -299,18 +299,18 @@ def test_a_run_teaches_another(whole: Path, tmp_path: Path) -> None:
 
 
 def test_killed_before_the_result_is_written(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = write_json
+    original = write_sealed
 
     def dies(path: Path, values: Any) -> None:
         if path.name == "result.json":
             raise RuntimeError("power cut")
         original(path, values)
 
-    monkeypatch.setattr("students.run.write_json", dies)
+    monkeypatch.setattr("students.run.write_sealed", dies)
     with pytest.raises(RuntimeError, match="power cut"):
         execute(resumable(), tmp_path)
     assert (tmp_path / "counts.npz").exists()
-    monkeypatch.setattr("students.run.write_json", original)
+    monkeypatch.setattr("students.run.write_sealed", original)
     execute(resumable(), tmp_path)
     same(whole, tmp_path)
     assert (
@@ -397,8 +397,9 @@ def test_a_run_is_known_however_its_teacher_is_spelled(whole: Path, tmp_path: Pa
     kept = (folder / "run.json").read_text()
     for path in (whole.name, f"../{whole.parent.name}/{whole.name}", teacher):
         assert finished(asked(path), folder) is not None
-    older = {**json.loads(kept), "fingerprint": fingerprint(asked(whole), spelled=True)}  # from when the path was written down
-    write_json(folder / "run.json", older)
+    known = read_sealed(folder / "run.json")
+    older = {**known, "fingerprint": fingerprint(asked(whole), spelled=True)}  # from when the path was written down
+    write_sealed(folder / "run.json", older)
     for path in (whole, whole.name, teacher):
         assert finished(asked(path), folder) is not None
     (folder / "run.json").write_text(kept)

@@ -67,7 +67,7 @@ def results(folder: Path) -> dict[str, Any]:
     found = {}
     for path in sorted((folder / ROOT).glob("*/result.json")):
         result = json.loads(path.read_text())
-        dropped = ("id", "cost", "environment")
+        dropped = ("id", "cost", "environment", "sha256")
         found[path.parent.name] = {key: value for key, value in result.items() if key not in dropped}
     return found
 

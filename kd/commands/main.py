@@ -22,6 +22,7 @@ COMMANDS = (
     "sweep",
     "table",
     "report",
+    "verify",
     "demo",
     "recipes",
     "compare-recipes",
@@ -71,10 +72,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def overview(whole: bool = False) -> argparse.ArgumentParser:
-    """The parser of all commands, for the help and, ``whole`` with their options, for completion.
-
-    It parses nothing: argparse cannot mix options and words in sub-commands.
-    """
+    """Of all commands, for the help and, ``whole`` with their options, for completion. It parses nothing: argparse cannot mix
+    options and words in sub-commands."""
     about = "Knowledge distillation for semantic segmentation: train, compare, deploy."
     parser = argparse.ArgumentParser(prog="kd", description=about, epilog=EPILOG, formatter_class=FORMATTER)
     parser.add_argument("--version", action="store_true", help="print the version")

@@ -16,6 +16,7 @@ from kd.config import InputError
 from kd.files import write_text
 from kd.lookup import configured, lookup
 from kd.networks.network import Network
+from kd.plain_yaml import load_yaml
 from kd.sealed import KEY, load_tensors, save_tensors, sealed, unsealed
 
 
@@ -82,9 +83,14 @@ def _card_text(network: Network, facts: Mapping[str, Any]) -> str:
         raise InputError(f"facts: cannot be written as YAML ({reason}); give numbers, texts, lists and mappings") from None
 
 
-def _card(file: Path) -> dict[str, Any]:
+def read_card(file: Path) -> dict[str, Any]:
+    """The card of a saved network: ``network``, ``classes`` and other facts.
+
+    Raises:
+        InputError: the file is damaged, or no card.
+    """
     try:
-        card = yaml.safe_load(file.read_text(encoding="utf-8"))
+        card = load_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{file}: is damaged ({next(iter(str(error).splitlines()))}); copy it again from the run") from None
     if not isinstance(card, dict) or not isinstance(card.get("network"), dict) or not isinstance(card.get("classes"), list):
@@ -149,7 +155,7 @@ def load_network(folder: str | Path, name: str = "student") -> tuple[Network, di
     for file in (weights, card_file):
         if not file.is_file():
             raise InputError(f"{file}: is missing; {HELD[name]}")
-    card = _card(card_file)
+    card = read_card(card_file)
     network = build_network(network_config({**card["network"], "pretrained": False}), len(card["classes"]))
     try:
         network.load_state_dict(load_tensors(weights, "copy both files of the run again"))

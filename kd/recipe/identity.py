@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kd.config import InputError
 from kd.content import POINT
-from kd.files import read_json
 from kd.recipe.loading import RUN_RECIPE, load
 from kd.recipe.schema import Recipe, fingerprint
+from kd.sealed import read_sealed
 
 
 def is_run_of(folder: Path, recipe: Recipe) -> bool:
@@ -17,7 +17,7 @@ def is_run_of(folder: Path, recipe: Recipe) -> bool:
 
     Runs from when weights were known by their path, and those whose weights have gone since, are known by their recipe.
     """
-    known = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    known = read_sealed(folder / "run.json") if (folder / "run.json").exists() else {}
     if known.get("seed") != recipe.seed:
         return False
     wanted = fingerprint(recipe)

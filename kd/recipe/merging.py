@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from kd.config import ConfigError
+from kd.plain_yaml import load_yaml
 from kd.recipe.library import find, short
 
 Tree = dict[str, Any]
@@ -41,7 +42,7 @@ def read(path: Path, trail: tuple[Path, ...] = ()) -> tuple[Tree, Origins]:
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> Any:
     """A sweep reads the same few files for each of its points, and parsing is what takes the time."""
-    return yaml.safe_load(text)
+    return load_yaml(text)
 
 
 def _mapping(path: Path) -> Tree:
@@ -82,7 +83,7 @@ def override(text: str) -> Tree:
     if not value.strip():
         raise ConfigError(f"{key}: has no value; write {key}=null to take back what the recipe sets")
     try:
-        tree: Any = yaml.safe_load(value)
+        tree: Any = load_yaml(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"'{text}': the value is no YAML; quote it, e.g. {key}='\"text\"'") from None
     for part in reversed(key.split(".")):

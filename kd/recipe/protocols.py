@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from kd.config import Config, ConfigError, validate
+from kd.plain_yaml import load_yaml
 from kd.recipe.library import library
 from kd.recipe.loading import load
 from kd.recipe.schema import plain
@@ -64,7 +65,7 @@ class Protocols(Config):
 def read_protocols(file: Path | None = None) -> Protocols:
     """The protocols of a file (default: the library's)."""
     path = file or library() / "protocols.yaml"
-    return validate(Protocols, yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    return validate(Protocols, load_yaml(path.read_text(encoding="utf-8")), path.name)
 
 
 def markdown(protocols: Protocols) -> str:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from kd.config import Config, ConfigError, validate
+from kd.plain_yaml import load_yaml
 from kd.recipe.library import library
 
 
@@ -95,7 +96,7 @@ def load_published(file: str | Path | None = None) -> Published:
     """
     path = library() / "published.yaml" if file is None else file
     try:
-        tree: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree: Any = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file like recipes/published.yaml") from None
     except yaml.YAMLError as error:

@@ -16,7 +16,10 @@ from kd.config import InputError
 from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
+from kd.plain_yaml import load_yaml
 from kd.recipe.schema import IDENTITY, NOTHING
+from kd.results.result import problem_of
+from kd.sealed import digest, read_sealed
 
 Tree = Mapping[str, Any]
 
@@ -54,6 +57,7 @@ class Run:
         return None if scores is None else scores[split or self.reported_on]["mIoU"]
 
 
+TOLERANCE = 1e-6
 LATER_PARTS = {"unlabelled": NOTHING}  # came when there were runs already
 OPTIONAL = ("folder", "recipe", "plan", "agreement", "asked", "code")
 FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in OPTIONAL)
@@ -126,36 +130,30 @@ def _read(folder: Path, found: Runs) -> None:
 def _finished(folder: Path) -> Run:
     path = folder / "result.json"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        needed = {name: result[name] for name in FIELDS}
-        if result["reported_on"] is None:
-            raise _unmeasured(folder, "nothing was measured, since evaluation.report is none")
-        needed |= {"last": _by_the_official_rule(folder, result), "parts": {**LATER_PARTS, **result["parts"]}}
-        point = _point(folder)
-        plan = point if point.get("calibrated_seconds_per_step") else None
-        run = Run(
-            folder,
-            _recipe(folder),
-            **needed,
-            plan=plan,
-            agreement=result.get("agreement"),
-            code=result.get("code") or {},
-            asked=_asked(point, result),
-        )
-        missing = [part for part in IDENTITY if part not in run.parts]
-        if result["status"] != "finished" or missing or not run.cost["seconds_per_step"]:
-            raise KeyError(", ".join(missing) or "cost")
-        if run.miou() is None:
-            raise _unmeasured(folder, f"mIoU on {run.reported_on} is undefined, since no pixel there has a label")
-        if not isinstance(run.miou(), float):
-            raise KeyError("mIoU")
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
+        result = read_sealed(path)
+    except OSError as error:
         raise _damage(path, " ".join(str(error).split())) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damage(path, f"{error} is missing or no such thing") from None
-    return run
+    if problem := problem_of(result):
+        raise _damage(path, problem)
+    if result["reported_on"] is None:
+        raise _unmeasured(folder, "nothing was measured, since evaluation.report is none")
+    if result["last"][result["reported_on"]]["mIoU"] is None:
+        raise _unmeasured(folder, f"mIoU on {result['reported_on']} is undefined, since no pixel there has a label")
+    parts = {**LATER_PARTS, **result["parts"]}
+    if missing := [part for part in IDENTITY if part not in parts]:
+        raise _damage(path, f"parts has no {', '.join(missing)}")
+    point = _point(folder)
+    return Run(
+        folder,
+        _recipe(folder, mark=result.get("recipe", "")),
+        **{name: result[name] for name in FIELDS if name not in ("last", "parts")},
+        last=_by_the_official_rule(folder, result),
+        parts=parts,
+        plan=point if point.get("calibrated_seconds_per_step") else None,
+        agreement=result.get("agreement"),
+        code=result.get("code") or {},
+        asked=_asked(point, result),
+    )
 
 
 def _unmeasured(folder: Path, why: str) -> InputError:
@@ -164,28 +162,34 @@ def _unmeasured(folder: Path, why: str) -> InputError:
 
 
 def _by_the_official_rule(folder: Path, result: Tree) -> Tree:
-    """The scores; of a run from before classes without labels counted 0 where they are predicted, with today's mIoU."""
-    scores = result["last"][result["reported_on"]]
-    if "mIoU_labelled" in scores or not isinstance(scores["mIoU"], float) or not (folder / "counts.npz").is_file():
-        return result["last"]
+    """The scores, once those of the reported split are what the counts give; of a run from before classes without labels
+    counted 0 where they are predicted, with today's mIoU."""
+    split, path = result["reported_on"], folder / "counts.npz"
+    scores = result["last"][split]
     try:
-        counts = Counts.load(folder / "counts.npz").once()
+        counts = Counts.load(path).once()
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return result["last"]  # told where the counts are needed
-    if abs(dataset_mean(counts, absent="drop") - scores["mIoU"]) > 1e-6:
-        return result["last"]
-    return {**result["last"], result["reported_on"]: {**scores, "mIoU": dataset_mean(counts)}}
+    today, before = dataset_mean(counts), dataset_mean(counts, absent="drop")
+    if "mIoU_labelled" not in scores and abs(before - scores["mIoU"]) <= TOLERANCE:
+        return {**result["last"], split: {**scores, "mIoU": today}}
+    if not abs(today - scores["mIoU"]) <= TOLERANCE:
+        raise _damage(folder / "result.json", f"its mIoU on {split} is {scores['mIoU']:.2f}, that of counts.npz {today:.2f}")
+    return result["last"]
 
 
 def _damage(path: Path, reason: str) -> InputError:
     return InputError(f"{path}: is damaged ({reason}); restore it, or move the directory away and run anew")
 
 
-def _recipe(folder: Path, optional: bool = False) -> Any:
+def _recipe(folder: Path, optional: bool = False, mark: str = "") -> Any:
+    """The resolved recipe; ``mark`` is its digest where that is known."""
     path = folder / "recipe.yaml"
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        reason = "" if isinstance(tree, dict) and {"data", "student", "schedule"} <= tree.keys() else "it is no resolved recipe"
+        tree = load_yaml(path.read_text(encoding="utf-8"))
+        mappings = isinstance(tree, dict) and all(isinstance(tree.get(key), dict) for key in ("data", "student", "schedule"))
+        reason = "" if mappings else "it is no resolved recipe"
+        reason = "it is not that of result.json" if mappings and mark and mark != digest(tree) else reason
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
     if reason and not optional:
@@ -195,8 +199,8 @@ def _recipe(folder: Path, optional: bool = False) -> Any:
 
 def _point(folder: Path) -> Tree:
     try:
-        point = json.loads((folder.parent / "sweep.json").read_text(encoding="utf-8"))["points"][folder.name]
-    except (OSError, ValueError, KeyError, TypeError):
+        point = read_sealed(folder.parent / "sweep.json")["points"][folder.name]
+    except (OSError, InputError, KeyError, TypeError):
         return {}  # no sweep wrote this directory
     return point if isinstance(point, dict) else {}
 
@@ -235,16 +239,12 @@ def load_counts(run: Run) -> Counts:
     """The per-image counts of a run's last checkpoint on the reported split, sorted by image.
 
     Raises:
-        InputError: ``counts.npz`` is missing, damaged, or not this run's.
+        InputError: ``counts.npz`` is missing or damaged.
     """
     path = run.folder / "counts.npz"
     try:
-        counts = Counts.load(path).once()
+        return Counts.load(path).once()
     except FileNotFoundError:
         raise InputError(f"{path}: is missing; without it there is no interval") from None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise _damage(path, " ".join(str(error).split())) from None
-    score, told = dataset_mean(counts), run.miou() or 0.0
-    if not abs(score - told) < 1e-6:
-        raise _damage(path, f"its mIoU is {score:.2f}, that of result.json {told:.2f}")
-    return counts

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from kd.config import Config, ConfigError, validate
+from kd.plain_yaml import load_yaml
 from kd.recipe.library import sweep_file
 from kd.recipe.merging import Tree, override
 from kd.sweep.axes import METHOD, Choice, Settings, combinations, known_key, labels
@@ -147,7 +148,7 @@ def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
 
 def _tree(path: Path) -> Tree:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"no YAML, {' '.join(str(error).split())}"
         raise ConfigError(f"cannot be read ({reason}); give a sweep, e.g. one of recipes/sweeps/") from None

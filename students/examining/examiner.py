@@ -15,10 +15,10 @@ from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.loader import Whole, collate, whole_batches
 from kd.evaluate.evaluator import Evaluation, evaluate
-from kd.files import read_json, write_json
 from kd.lookup import lookup
 from kd.networks.folding import resting
 from kd.recipe.schema import Recipe
+from kd.sealed import read_sealed, write_sealed
 from kd.types import IGNORE, UNLABELLED, Outputs
 from students.examining.previews import Colour, Panel, Sample, sheet
 from students.precision import precision
@@ -102,9 +102,9 @@ class Examiner:
                 scores = self.examine(resting(teacher).look, self.config.select).scores(self.classes)
             if distributed.is_main():
                 facts = {"source": teacher.source, "mark": teacher.mark, "cached": teacher.cached, "split": self.config.select}
-                write_json(path, {**facts, **scores})
+                write_sealed(path, {**facts, **scores})
             distributed.barrier()
-        scores = read_json(path)
+        scores = read_sealed(path)
         if scores.get("mark") != teacher.mark:
             raise ConfigError(
                 f"teacher: {teacher.source} holds other weights than when this run began (see {path}); put the old ones "

@@ -19,6 +19,7 @@ from kd.data.mask_coding import palette as fallback
 from kd.evaluate.logits import Logits, labels
 from kd.files import write_whole
 from kd.metrics.foreground import foreground
+from kd.plain_yaml import load_yaml
 from students.examining.previews import indexed, legend, overlay
 
 CARD, INPUTS = "predictions.yaml", "inputs.jsonl"
@@ -126,7 +127,7 @@ def _check_same(file: Path, card: Mapping[str, Any]) -> None:
     if not file.exists():
         return
     try:
-        old = yaml.safe_load(file.read_text(encoding="utf-8"))
+        old = load_yaml(file.read_text(encoding="utf-8"))
         changed = [key for key in IDENTITY if old.get(key) != card.get(key)]
     except (yaml.YAMLError, ValueError, AttributeError):
         changed = [f"{CARD} cannot be read"]

@@ -24,6 +24,7 @@ from kd.evaluate.build import build_predictor
 from kd.evaluate.predictor import Network, Predictor
 from kd.files import grouped
 from kd.lookup import lookup
+from kd.plain_yaml import load_yaml
 from students.examining.image_paths import Item
 from students.examining.prediction_files import Writer
 from students.progress import bar, say
@@ -38,7 +39,7 @@ def chosen_predictor(text: str | None, model: Path) -> Predictor:
     recipe = model / "recipe.yaml"
     try:
         if text is not None:
-            values = yaml.safe_load(text)
+            values = load_yaml(text)
         else:
             values = _evaluation(recipe) if recipe.exists() else "whole"
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
@@ -52,7 +53,7 @@ def chosen_predictor(text: str | None, model: Path) -> Predictor:
 
 def _evaluation(recipe: Path) -> Any:
     """The predictor that a resolved recipe evaluates with; says so where the network knows another scale."""
-    tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    tree = load_yaml(recipe.read_text(encoding="utf-8"))
     if tree["data"].get("resize"):
         say(
             f"note: the run saw images resized to {tree['data']['resize']} (H, W), here they keep their size; "

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from kd.config import InputError
-from kd.files import read_json, write_json, write_text
+from kd.files import read_json, write_text
 from kd.recipe.schema import Recipe, plain
+from kd.sealed import read_sealed, write_sealed
 from kd.sweep.points import to_measure
 from kd.sweep.schema import Sweep
 from students.progress import say
@@ -26,7 +27,7 @@ CLOCK = "clock.json"
 
 def read_clock(root: Path) -> dict[str, Any]:
     """Step times measured earlier, see :data:`kd.sweep.budget.Clock`; delete ``clock.json`` to have them measured anew."""
-    return dict(read_json(root / CLOCK)) if (root / CLOCK).exists() else {}
+    return dict(read_sealed(root / CLOCK)) if (root / CLOCK).exists() else {}
 
 
 def measured(sweep: Sweep, root: Path, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def measured(sweep: Sweep, root: Path, command: Sequence[str], environment: Mapp
             method = recipe.method.name if recipe.method else "+".join(recipe.loss or {})
             say(f"measuring step times, {number}/{len(wanted)}: {method}")
             clock[key] = {"method": method, **_measure(recipe, root, key, command, environment)}
-            write_json(root / CLOCK, clock)
+            write_sealed(root / CLOCK, clock)
     return clock
 
 

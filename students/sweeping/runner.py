@@ -19,7 +19,8 @@ from typing import IO, Literal
 
 from tqdm import tqdm
 
-from kd.files import grouped, read_json, write_text
+from kd.files import grouped, write_text
+from kd.sealed import read_sealed
 from kd.sweep.budget import total_steps
 from kd.sweep.points import Point
 from students.progress import bar, say
@@ -188,12 +189,12 @@ def _lock(point: Point, folder: Path) -> IO[str] | None:
 def _is_this_run(point: Point, folder: Path) -> bool:
     if not is_finished(folder):
         return False
-    result = read_json(folder / "result.json")
+    result = read_sealed(folder / "result.json")
     return point.name.endswith(f"-{result['fingerprint']}-s{result['seed']}")
 
 
 def _score(folder: Path) -> str:
-    result = read_json(folder / "result.json")
+    result = read_sealed(folder / "result.json")
     if result["reported_on"] is None:
         return "not measured"
     miou = result["last"][result["reported_on"]]["mIoU"]

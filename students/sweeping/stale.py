@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kd.content import file_mark
-from kd.files import read_json
 from kd.recipe.own_code import changed
 from kd.recipe.schema import plain
+from kd.sealed import read_sealed
 from kd.sweep.points import Point
 from students.sweeping.state import is_finished
 
@@ -29,9 +29,9 @@ def stale(points: Iterable[Point], root: Path) -> list[str]:
 
 def _reasons(point: Point, root: Path) -> Iterator[str]:
     folder = root / point.name
-    for module in changed(read_json(folder / "result.json"), plain(point.recipe)):
+    for module in changed(read_sealed(folder / "result.json"), plain(point.recipe)):
         yield f"the code of {module} has changed"
-    scores = read_json(folder / "teacher.json") if (folder / "teacher.json").exists() else {}
+    scores = read_sealed(folder / "teacher.json") if (folder / "teacher.json").exists() else {}
     for need in point.needs:
         weights = root / need / "student.safetensors"
         if need == Path(str(scores.get("source"))).name and weights.exists() and file_mark(weights) != scores.get("mark"):

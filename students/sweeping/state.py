@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from kd.files import read_json, write_json
+from kd.sealed import read_sealed, write_sealed
 from kd.sweep.budget import total_steps
 from kd.sweep.points import Point
 from students.checkpoint import NAME, PREVIOUS
@@ -63,7 +63,7 @@ class Prices:
         self.known: dict[Any, list[float]] = {}
         for point in points:
             if is_finished(root / point.name):
-                seconds = read_json(root / point.name / "result.json")["cost"]["seconds_per_step"]
+                seconds = read_sealed(root / point.name / "result.json")["cost"]["seconds_per_step"]
                 for key in self._keys(point):
                     self.known.setdefault(key, []).append(seconds)
 
@@ -116,7 +116,7 @@ def write_record(root: Path, points: Iterable[Point], file: Mapping[str, Any]) -
     A point's ``budget_steps`` are those before matching, ``calibrated_seconds_per_step`` what fixed its ``steps``.
     """
     path = root / "sweep.json"
-    listed = dict(read_json(path)["points"]) if path.exists() else {}
+    listed = dict(read_sealed(path)["points"]) if path.exists() else {}
     for point in points:
         plan = point.plan
         listed[point.name] = {
@@ -128,4 +128,4 @@ def write_record(root: Path, points: Iterable[Point], file: Mapping[str, Any]) -
             "calibrated_seconds_per_step": plan.seconds_per_step if plan else None,
         }
     root.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"file": dict(file), "points": listed})
+    write_sealed(path, {"file": dict(file), "points": listed})

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from kd.config import InputError, validate
-from kd.files import read_json
+from kd.plain_yaml import load_yaml
 from kd.recipe.schema import Tracking
+from kd.sealed import read_sealed
 from students.examining.previews import Panel
 from students.progress import bar
 from students.signals import REQUEUE
@@ -44,7 +45,7 @@ def replay(
     who = who._replace(id=check_id(run_id or f"{who.id}-replay"))
     config = config.model_copy(update={"project": project or config.project, "entity": entity or config.entity})
     history, pictures = _history(folder), _pictures(folder)
-    result = read_json(folder / "result.json") if (folder / "result.json").exists() else None
+    result = read_sealed(folder / "result.json") if (folder / "result.json").exists() else None
     view = _connect(mode, config, folder, who)
     try:
         _show(view, history, pictures, outcome(result) if result else {})
@@ -63,11 +64,11 @@ def _read(folder: Path) -> tuple[About, Tracking]:
     for name in ("recipe.yaml", "run.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: is no run directory, it has no {name}; give what `kd train` wrote")
-    identity = read_json(folder / "run.json")
+    identity = read_sealed(folder / "run.json")
     if not isinstance(identity, dict) or not {"id", "fingerprint"} <= identity.keys():
         raise InputError(f"{folder / 'run.json'}: holds no id and fingerprint; restore it")
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
         return about(recipe, identity), validate(Tracking, recipe["run"]["wandb"])
     except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         reason = " ".join(repr(error).split())
@@ -82,7 +83,7 @@ def _history(folder: Path) -> dict[int, dict[str, Any]]:
         raise InputError(f"{path}: holds no record; there is nothing to replay before the first is logged")
     found: dict[int, dict[str, Any]] = {}
     if (folder / "teacher.json").exists():
-        found[0] = {"teacher": read_json(folder / "teacher.json"), "_timestamp": records[0]["time"]}
+        found[0] = {"teacher": read_sealed(folder / "teacher.json"), "_timestamp": records[0]["time"]}
     for record in records:
         values = {key: value for key, value in record.items() if key not in ("step", "time")}
         found.setdefault(record["step"], {}).update(values, _timestamp=record["time"])
@@ -106,7 +107,7 @@ def _connect(mode: str, config: Tracking, folder: Path, who: About) -> View:
 def _pictures(folder: Path) -> tuple[list[Panel], list[str]]:
     """The final samples and the names of the classes."""
     panels = final_panels(folder)
-    return panels, yaml.safe_load((folder / "student.yaml").read_text(encoding="utf-8"))["classes"] if panels else []
+    return panels, load_yaml((folder / "student.yaml").read_text(encoding="utf-8"))["classes"] if panels else []
 
 
 def _show(

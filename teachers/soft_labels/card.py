@@ -13,6 +13,7 @@ from kd.data.dataset import Dataset
 from kd.networks.weight_files import weights_mark
 from kd.recipe.later import known_before
 from kd.recipe.schema import Recipe
+from kd.sealed import read_sealed
 from teachers.teacher import Teacher
 
 NAME = "cache.json"
@@ -55,7 +56,7 @@ def read_card(folder: Path) -> Card:
     if not file.is_file():
         raise ConfigError(f"teacher.cache: {folder} holds no soft labels. Write them: kd cache-teacher RECIPE --to {folder}")
     try:
-        return Card.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return Card.model_validate(read_sealed(file))
     except ValueError:
         raise ConfigError(f"teacher.cache: {file} cannot be read as what kd cache-teacher writes. {REMEDY}") from None
 

@@ -10,10 +10,10 @@ import torch
 
 from kd.config import ConfigError, InputError
 from kd.data.dataset import Dataset
-from kd.files import write_json
 from kd.methods.build import build_method
 from kd.networks.build import build_network
 from kd.recipe.schema import Recipe
+from kd.sealed import write_sealed
 from teachers.soft_labels.card import NAME, Card, augmentation_of, data_mark, read_card, teacher_mark
 from teachers.teacher import Teacher
 
@@ -47,7 +47,7 @@ def begin(recipe: Recipe, data: Dataset, teacher: Teacher, folder: Path, whole: 
     if (folder / NAME).exists():
         _check_same(card, read_card(folder), folder)
     else:
-        write_json(folder / NAME, card.model_dump(mode="json"))
+        write_sealed(folder / NAME, card.model_dump(mode="json"))
     return card
 
 

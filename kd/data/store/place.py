@@ -12,7 +12,7 @@ from typing import Any
 from kd.config import ConfigError
 from kd.content import described
 from kd.data.dataset import Dataset
-from kd.files import read_json
+from kd.sealed import read_sealed
 
 NOTE = "store.json"
 VERSION = 1
@@ -30,7 +30,7 @@ def differences(folder: Path, config: Any) -> str:
     Raises:
         InputError: its note is damaged.
     """
-    found, wanted = read_json(folder / NOTE), description(config)
+    found, wanted = read_sealed(folder / NOTE), description(config)
     keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     return ", ".join(f"data.{key} {found.get(key)!r} instead of {wanted.get(key)!r}" for key in keys)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from kd.data.store.place import NOTE, differences, sample_file
 
 HEADER = struct.Struct("<8sII")
 """Magic word, height, width; behind it the image, ``H W C``, a byte or a float32 each, and the labels, ``H W``, a byte each."""
+TAIL = struct.Struct("<I")
+"""CRC-32 of all before; stores were once written without."""
 MAGIC = b"kd-pixel"
 
 
@@ -31,6 +34,7 @@ class Stored(Dataset):
 
     def __init__(self, data: Dataset, paths: Sequence[Path]) -> None:
         self.data, self.paths = data, list(paths)
+        self.sound: set[int] = set()
         self.classes, self.colours, self.channels = data.classes, data.colours, data.channels
 
     @property
@@ -63,12 +67,20 @@ class Stored(Dataset):
         except (OSError, ValueError, struct.error) as error:
             raise _broken(path, str(error)) from None
         deep = pixel_bytes(self.bands)
-        if magic != MAGIC or len(content) != HEADER.size + deep * height * width:
+        end = HEADER.size + deep * height * width
+        if magic != MAGIC or len(content) not in (end, end + TAIL.size):
             raise _broken(path, "it is no whole sample")
-        pixels = torch.frombuffer(content, dtype=torch.uint8, offset=HEADER.size)
+        if index not in self.sound and not _is_sound(content, end):
+            raise _broken(path, "it does not hold what was written there")
+        self.sound.add(index)  # once a process: afterwards what is not looked at is not read
+        pixels = torch.frombuffer(content, dtype=torch.uint8, offset=HEADER.size, count=deep * height * width)
         image, labels = pixels.split([(deep - 1) * height * width, height * width])
         image = image if self.bands.range is None else image.view(torch.float32)
         return image.view(height, width, self.channels).permute(2, 0, 1), labels.view(height, width)
+
+
+def _is_sound(content: mmap.mmap, end: int) -> bool:
+    return len(content) == end or zlib.crc32(memoryview(content)[:end]) == TAIL.unpack_from(content, end)[0]
 
 
 def pixel_bytes(bands: Bands) -> int:
@@ -83,9 +95,11 @@ def _broken(path: Path, problem: str) -> BrokenFileError:
 def write_sample(path: Path, image: Tensor, labels: Tensor) -> None:
     """What :meth:`Stored.read` reads."""
     with path.open("wb") as file:
-        file.write(HEADER.pack(MAGIC, *labels.shape))
-        file.write(image.permute(1, 2, 0).contiguous().numpy().data)
-        file.write(labels.contiguous().numpy().data)
+        found, head = 0, HEADER.pack(MAGIC, *labels.shape)
+        for part in (head, image.permute(1, 2, 0).contiguous().numpy().data, labels.contiguous().numpy().data):
+            found = zlib.crc32(part, found)
+            file.write(part)
+        file.write(TAIL.pack(found))
 
 
 def is_whole(path: Path, bands: Bands) -> bool:
@@ -93,7 +107,7 @@ def is_whole(path: Path, bands: Bands) -> bool:
     try:
         with path.open("rb") as file:
             magic, height, width = HEADER.unpack(file.read(HEADER.size))
-        return magic == MAGIC and path.stat().st_size == HEADER.size + pixel_bytes(bands) * height * width
+        return magic == MAGIC and path.stat().st_size == HEADER.size + pixel_bytes(bands) * height * width + TAIL.size
     except (OSError, struct.error):
         return False
 

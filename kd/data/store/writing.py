@@ -22,7 +22,8 @@ from kd.data.headers import opened
 from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, description, differences, sample_file
 from kd.data.store.stored import HEADER, is_whole, pixel_bytes, write_sample
-from kd.files import write_json, write_whole
+from kd.files import write_whole
+from kd.sealed import write_sealed
 
 Shower = Callable[[Any, str], Iterable[Any]]
 """Wraps a sized iterable, and a title, with a progress bar."""
@@ -74,7 +75,7 @@ def store(
         raise InputError(f"{folder}: needs {_gb(needed * RESERVE)}, {_gb(free)} are free; make room or choose another disk")
     if dry:
         return [*report, "nothing was written (dry run)"]
-    write_json(folder / NOTE, description(config))
+    write_sealed(folder / NOTE, description(config))
     _write(jobs, folder, workers, show)
     return [*report, f"ready: data.store={folder}"]
 
