@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "sha256"
+DIGEST = re.compile("[0-9a-f]{64}")
 NOT_AS_WRITTEN = "is damaged, it does not hold what was written there"
 
 
@@ -59,8 +61,8 @@ def _bytes(value: Any) -> Any:
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with its digest."""
-    return {**values, KEY: digest(values)}
+    """The same with its digest, in front, so that a text that was cut off still has it."""
+    return {KEY: digest(values), **values}
 
 
 def unsealed(values: Mapping[str, Any], path: Path, remedy: str = "") -> dict[str, Any]:
@@ -70,7 +72,8 @@ def unsealed(values: Mapping[str, Any], path: Path, remedy: str = "") -> dict[st
         DamagedError: it is not what was sealed.
     """
     held = {key: value for key, value in values.items() if key != KEY}
-    if (told := values.get(KEY)) is not None and told != digest(held):
+    told = values.get(KEY, next(iter(values.values()), None))  # the key itself may be what was damaged
+    if (KEY in values or (isinstance(told, str) and DIGEST.fullmatch(told))) and told != digest(held):
         raise DamagedError(f"{path}: {NOT_AS_WRITTEN}{remedy and f'; {remedy}'}")
     return held
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from kd import distributed
 from kd.data.dataset import Dataset
@@ -19,7 +18,7 @@ from kd.networks.build import build_network, load_network, save_network
 from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
-from kd.sealed import digest, read_sealed, write_sealed
+from kd.sealed import digest, read_sealed, save_tensors, write_sealed
 from kd.seeds import seed_everything
 from students import checkpoint
 from students.data_check import look_at_data
@@ -178,10 +177,7 @@ def _keep(trainer: Trainer, folder: Path) -> None:
     """What the method wants to leave to other runs."""
     method = trainer.objective.method
     if method is not None and (kept := method.keeps()):
-        partial = folder / ".method.safetensors.partial"
-        save_file({name: values.cpu().contiguous() for name, values in kept.items()}, partial)
-        partial.chmod(0o644)
-        partial.replace(folder / "method.safetensors")
+        save_tensors(kept, folder / "method.safetensors")
 
 
 def _teacher_scores(folder: Path) -> Any:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kd.config import ConfigError
@@ -20,6 +19,7 @@ from kd.losses.loss import global_mean
 from kd.methods.maps import KdMask, mean, pair, squared_gap, valid
 from kd.methods.method import Method
 from kd.schedules import LearningRateConfig, OptimizerConfig
+from kd.sealed import load_tensors
 from kd.types import IGNORE, Outputs, Sizes, Stage, full_precision, resample
 
 DISTIL = Stage("distil")
@@ -183,7 +183,7 @@ def read_tokens(path: str, classes: int) -> Tensor:
     file = Path(path).expanduser()
     file = file / "method.safetensors" if file.is_dir() else file
     try:
-        found = load_file(file)["tokens"]
+        found = load_tensors(file, "learn them anew, or copy the file again")["tokens"]
     except (OSError, SafetensorError, KeyError) as error:
         raise ConfigError(
             f"method.tokens: {file} holds no tokens ({type(error).__name__}); give the directory of a finished MasKD run, or "

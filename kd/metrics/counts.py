@@ -5,6 +5,8 @@ All scores of ``kd.metrics.scores`` are pure functions of these counts, so a fil
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -84,8 +86,11 @@ class PerImage:
         Raises:
             ValueError: the file holds another table.
         """
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                stored = {name: file[name] for name in file.files}
+        except (zlib.error, struct.error, NotImplementedError, RuntimeError, SyntaxError, MemoryError) as error:
+            raise ValueError(f"cannot be unpacked: {error}") from None
         wanted = {field.name for field in fields(cls)}
         if stored.keys() != wanted:
             found = ", ".join(sorted(stored))
