@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+HIGHEST = 1e15
+"""Of the numbers in a configuration: steps and sizes beyond are slips, weights beyond are infinite in half precision."""
 LONGEST = 200
 """Characters of a value that a message shows."""
 
@@ -37,17 +40,21 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _knows_all_keys(cls, values: Any) -> Any:
-        """Refuse unknown keys here rather than by pydantic, because only here the options are at hand."""
+        """Refuse unknown keys here rather than by pydantic, because only here the options are at hand; and what would pass for
+        a number, or for one that computers have."""
         if not isinstance(values, Mapping):
             return values
+        fields = cls.model_fields
+        rules = {
+            key: _strange(fields[key].annotation, value) if key in fields else _unknown(str(key), list(fields))
+            for key, value in values.items()
+        }
         problems = [
             InitErrorDetails(
-                type=PydanticCustomError("unknown_key", "{rule}", {"rule": _unknown(str(key), list(cls.model_fields))}),
-                loc=(str(key),),
-                input=values[key],
+                type=PydanticCustomError("unknown_key", "{rule}", {"rule": rule}), loc=(str(key),), input=values[key]
             )
-            for key in values
-            if key not in cls.model_fields
+            for key, rule in rules.items()
+            if rule
         ]
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
@@ -114,6 +121,34 @@ def shown(value: Any) -> str:
     """A value in a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+
+
+def _strange(kind: Any, value: Any) -> str:
+    """What is wrong with a value that pydantic would take for a number: a switch, and what is too large."""
+    if isinstance(value, (list, tuple)):
+        return next((told for one in value if (told := _strange(kind, one))), "")
+    if isinstance(value, Mapping) and get_origin(kind) is dict:
+        return next((told for one in value.values() if (told := _strange(get_args(kind)[1], one))), "")
+    if _takes(kind, str) or _takes(kind, bool) or not (_takes(kind, int) or _takes(kind, float)):
+        return ""
+    if isinstance(value, bool):
+        return f"is {str(value).lower()}; it is no switch: give a number"
+    number = _number(value) if isinstance(value, str) else value
+    large = isinstance(number, (int, float)) and math.isfinite(number) and abs(number) > HIGHEST
+    return f"is {shown(value)}; numbers go up to {HIGHEST:.0e}" if large else ""
+
+
+def _number(text: str) -> float | None:
+    """What a text like 1e-3, which is none to YAML, becomes."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _takes(annotation: Any, kind: type) -> bool:
+    """Whether a type, or one inside it, is ``kind``, or anything."""
+    return annotation in (kind, Any) or any(_takes(part, kind) for part in get_args(annotation))
 
 
 def _unknown(key: str, options: list[str]) -> str:

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer, SerializationInfo
 
+from kd.files import at_home
+
 POINT = re.compile(r".+-(?P<run>[0-9a-f]{12}-s\d+)")
 """The name of a sweep's directory: it tells fingerprint and seed, before the run has begun and wherever it lies."""
 HELD = ("*.safetensors", "*.bin", "student.yaml", "best.yaml", "config.json", "cache.json")
@@ -32,7 +34,7 @@ def described(data: Any) -> dict[str, Any]:
 def content(path: str) -> str:
     """What a path stands for: the run that a sweep's directory is named after, or a hash of the weights and cards that lie
     there; the path as it is spelled where nothing does."""
-    place = Path(path).expanduser()
+    place = at_home(path)
     if named := POINT.fullmatch(place.name):
         return named["run"]
     try:

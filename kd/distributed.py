@@ -60,7 +60,10 @@ def local_device(choice: str = "auto") -> torch.device:
     """
     if choice not in ("auto", "cuda") or (choice == "cuda" and not torch.cuda.is_available()):
         try:
-            return torch.empty(0, device=choice).device
+            found = torch.empty(0, device=choice).device
+            if found.type == "meta":
+                raise RuntimeError("it computes nothing")
+            return found
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"run.device: is '{choice}'; {reason}. Use auto, cpu, or a device this machine has") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,11 @@ def grouped(lines: Iterable[str], what: str) -> list[str]:
         first if len(found[cause]) == 1 else f"{len(found[cause])} {what}: {cause}; first: {first.partition(': ')[0]}"
         for cause, first in firsts.items()
     ]
+
+
+def at_home(path: str | Path) -> Path:
+    """With ``~`` written out, where it means a home that there is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises where there is no such user)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from kd.config import ConfigError
 from kd.content import ContentPath, file_mark
+from kd.files import at_home
 from kd.keywords import keywords
 from kd.networks.build import build_network, network_config
 from kd.networks.weight_files import read_state_dict
@@ -43,7 +43,7 @@ class CirkdTeacher(Teacher):
 
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        path = Path(config.path).expanduser()
+        path = at_home(config.path)
         weights = read_state_dict(path, "teacher.path")
         network, channels = _network(weights, str(path))
         super().__init__(config, by_number(channels, classes, config.classes, str(path)), classes, network.sizes, str(path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.files import at_home
 from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
@@ -154,7 +154,7 @@ def _quiet() -> Iterator[None]:
 
 def _where(config: Any) -> str:
     path = config.path or config.model
-    local = Path(path).expanduser()
+    local = at_home(path)
     return str(local) if local.is_dir() else path
 
 

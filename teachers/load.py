@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from kd.files import at_home
 from kd.lookup import configured, lookup
 from teachers.soft_labels.cached import CachedTeacher
 from teachers.teacher import Teacher
@@ -27,6 +27,6 @@ def load_teacher(config: Any, classes: Sequence[str], device: torch.device | str
     config = configured(config, "teachers", "Teacher", "teacher")
     teacher: Teacher = lookup("teachers", config.name, "Teacher")(config, tuple(classes))
     if config.cache is not None:
-        teacher = CachedTeacher(teacher, Path(config.cache).expanduser())
+        teacher = CachedTeacher(teacher, at_home(config.cache))
     teacher.check_channels(channels)
     return teacher.to(device).requires_grad_(False)

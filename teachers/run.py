@@ -10,6 +10,7 @@ from torch import Tensor
 from kd.config import ConfigError, InputError
 from kd.content import ContentPath, file_mark
 from kd.data.bands import Bands
+from kd.files import at_home
 from kd.keywords import keywords
 from kd.networks.build import load_network
 from kd.types import Outputs
@@ -31,7 +32,7 @@ class RunTeacher(Teacher):
 
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        folder, name = Path(config.path).expanduser(), "student" if config.checkpoint == "last" else "best"
+        folder, name = at_home(config.path), "student" if config.checkpoint == "last" else "best"
         try:
             network, card = load_network(folder, name)
         except InputError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.files import at_home
 from kd.keywords import keywords
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
@@ -49,7 +49,7 @@ class SmpTeacher(Teacher):
 
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        model = _load(str(Path(config.path).expanduser()))
+        model = _load(str(at_home(config.path)))
         network = SmpNetwork(model, _pixels(config, model))
         sizes = measured(network)
         own = by_number(sizes.classes, classes, config.classes, config.path)

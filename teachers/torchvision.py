@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.files import at_home
 from kd.keywords import keywords
 from kd.networks.weight_files import read_state_dict, weights_mark
 from kd.types import Outputs
@@ -127,7 +127,7 @@ def _download(builder: Any, entry: Any) -> tuple[Any, Any]:
 
 
 def _from_file(builder: Any, config: Any, names: list[str]) -> Any:
-    key, path = "path" if config.path else "weights", Path(config.path or config.weights).expanduser()
+    key, path = "path" if config.path else "weights", at_home(config.path or config.weights)
     if not config.path and not path.suffix and not path.exists():
         raise ConfigError(
             f"teacher.weights: '{config.weights}' is neither a file nor weights of {config.model}; options: {', '.join(names)}"

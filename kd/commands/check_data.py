@@ -69,6 +69,7 @@ def draw(config: Any, found: Any, options: argparse.Namespace) -> Path:
     import torch
 
     from kd.data.audit.scan import opened
+    from kd.files import at_home
     from students.examining.previews import overlay, sheet
 
     split = next(name for name, samples in found.samples.items() if samples)
@@ -80,7 +81,7 @@ def draw(config: Any, found: Any, options: argparse.Namespace) -> Path:
         image, labels = data.read(index)
         mixed = torch.from_numpy(np.array(overlay(data.bands.visible(image), labels, data.colours, 0.4))).permute(2, 0, 1)
         rows.append((mixed, {"labels": labels}))
-    name = Path(getattr(config, "root", None) or config.name).expanduser().name.replace(":", ".")
+    name = at_home(getattr(config, "root", None) or config.name).name.replace(":", ".")
     path = options.picture or Path("runs") / "check" / name / "samples.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows, data.classes, data.colours).save(path)

@@ -34,11 +34,11 @@ def run(options: argparse.Namespace) -> None:
     from kd.config import InputError
     from kd.data.survey.recipe_text import pair, teacher
     from kd.data.survey.survey import survey
-    from kd.files import file_name, write_text
+    from kd.files import at_home, file_name, write_text
     from kd.recipe.library import MODELINE, library
     from students.progress import bar
 
-    root = options.folder.expanduser().resolve()
+    root = at_home(options.folder).resolve()
     name = file_name(options.name or root.name)
     target = Path("recipes") / name
     if there := [path for path in (target / "r18.yaml", target / "r34_teacher.yaml") if path.exists()]:

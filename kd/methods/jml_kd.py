@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from kd.config import ConfigError
@@ -43,6 +43,13 @@ class JmlKd(Method):
         aux: bool = True
         jaccard: JaccardMetricLoss.Config = JaccardMetricLoss.Config(smooth=1.0)
 
+        @field_validator("jaccard")
+        @classmethod
+        def _is_the_jaccard_metric_loss(cls, jaccard: Any) -> Any:
+            if jaccard.name not in ("", "overlap") or jaccard.ignore_index != IGNORE:
+                raise ValueError("is always the Jaccard metric loss over labelled pixels; drop its name and its ignore_index")
+            return jaccard
+
     hard = frozenset({"ce", "ce_aux", "jaccard_hard"})
 
     @keywords(Config)
@@ -57,6 +64,10 @@ class JmlKd(Method):
                 )
         self.needs = frozenset({"logits", "aux_logits"} if config.aux else {"logits"})
         self.jaccard = JaccardMetricLoss(**config.jaccard.model_dump())
+        try:
+            self.jaccard.check(student.classes)
+        except ValueError as error:
+            raise ConfigError(f"method.jaccard: {error}") from None
         self.ce, self.kl = CrossEntropy(), KL(temperature=config.temperature)
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
+from kd.files import at_home
 from kd.keywords import keywords
 from kd.losses.cross_entropy import cross_entropy
 from kd.losses.loss import global_mean
@@ -180,7 +180,7 @@ def read_tokens(path: str, classes: int) -> Tensor:
     Raises:
         ConfigError: there are none, or they are for another number of classes.
     """
-    file = Path(path).expanduser()
+    file = at_home(path)
     file = file / "method.safetensors" if file.is_dir() else file
     try:
         found = load_tensors(file, "learn them anew, or copy the file again")["tokens"]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from kd.config import ConfigError, InputError
+from kd.files import at_home
 from kd.networks.weight_files import read_state_dict
 
 WISHES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
@@ -85,7 +86,7 @@ def build_backbone(config: Any) -> Any:
             f"{', or 8 or 16 if it can be dilated' if own == 32 and output_stride not in (8, 16) else ''}, or another backbone"
         )
     if isinstance(pretrained, str):
-        _read(network, name, Path(pretrained).expanduser(), config.pretrained_bgr)
+        _read(network, name, at_home(pretrained), config.pretrained_bgr)
     return network
 
 
@@ -103,7 +104,7 @@ def build_trunk(config: Any) -> Any:
     if not hasattr(network, "forward_intermediates") or not getattr(network, "feature_info", None):
         raise ConfigError(f"backbone: {name} gives no feature maps in this timm (forward_intermediates); choose another")
     if isinstance(config.pretrained, str):
-        _read(network, name, Path(config.pretrained).expanduser())
+        _read(network, name, at_home(config.pretrained))
     return network
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kd.config import ConfigError
+from kd.files import at_home
 
 NO_RECIPES = ("_parts", "sweeps", "results")
 """Folders that hold no recipes of pairs or teachers."""
@@ -56,7 +57,7 @@ def recipe_file(name: str | Path, near: Path | None = None) -> Path:
     Raises:
         ConfigError: there is no such recipe; the message names close ones, or the new spelling of an old one.
     """
-    if (file := Path(name).expanduser()).is_file():
+    if (file := at_home(name)).is_file():
         return file
     text = _plain(name)
     if (found := find(text, near)) is not None:
@@ -79,7 +80,7 @@ def sweep_file(name: str | Path) -> Path:
     Raises:
         ConfigError: there is no such sweep.
     """
-    if (file := Path(name).expanduser()).is_file():
+    if (file := at_home(name)).is_file():
         return file
     text = _plain(name).removeprefix("sweeps/")
     found = find(text) or find(f"sweeps/{text}")

@@ -22,6 +22,7 @@ from kd.recipe.later import known_before
 from kd.recipe.merging import Tree
 from kd.recipe.unlabelled import Unlabelled, check_unlabelled
 from kd.schedules import OptimizerConfig
+from kd.types import IGNORE
 
 AnyMethod: Any = named("kd.methods", "Method")
 
@@ -60,8 +61,8 @@ class Schedule(Config):
     """
 
     steps: int = Field(40_000, ge=1)
-    batch: int = Field(16, ge=1)
-    accumulate: int = Field(1, ge=1)
+    batch: int = Field(16, ge=1, le=65_536)
+    accumulate: int = Field(1, ge=1, le=65_536)
     optimizer: OptimizerConfig = OptimizerConfig()
     clip: float = Field(0.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
@@ -96,11 +97,11 @@ class Machine(Config):
 
     device: str = "auto"
     deterministic: bool = False
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=1024)
     threads: int = Field(0, ge=0, le=1024)
     log_every: int = Field(20, ge=1)
     checkpoint_every: int = Field(500, ge=1)
-    previews: int = Field(4, ge=0)
+    previews: int = Field(4, ge=0, le=1000)
     compile: bool = False
     maps: Literal["auto", "blocks", "whole"] = "auto"
     channels_last: bool = True
@@ -123,7 +124,7 @@ class Recipe(Config):
     labels: LabelSmoothing | None = None
     loss: Annotated[dict[str, named("kd.losses", "Loss")] | None, BeforeValidator(_some)] = None  # type: ignore[valid-type]
     method: Annotated[AnyMethod | None, BeforeValidator(_stacked, AnyMethod | list[AnyMethod] | None)] = None
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     unlabelled: Unlabelled | None = None
     schedule: Schedule = Schedule()
     evaluation: Evaluating = Evaluating()
@@ -150,6 +151,12 @@ class Recipe(Config):
                 f"there is a {given} but no {lacking}; a method needs a teacher, and a teacher only serves a method"
             )
         self._check_weights()
+        for name, loss in (self.loss or {}).items():
+            if loss.ignore_index != IGNORE:
+                raise ValueError(
+                    f"loss.{name}.ignore_index is {loss.ignore_index}; data sets say {IGNORE} where there is no label, for all "
+                    "terms alike: drop it (values that are no class: data.ignore)"
+                )
         check_channels(self)
         check_unlabelled(self)
         return self
@@ -160,6 +167,8 @@ class Recipe(Config):
         told = lookup("kd.methods", method.name, "Method").terms_of(method) if method is not None else ()
         if told or method is None:
             check_weights([*(self.loss or {}), *told], self.weights)
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("weights are all 0, so that nothing is trained; weigh at least one term")
 
 
 RESERVED = ("loss", "no", "yes", "on", "off", "values", "keys", "items")

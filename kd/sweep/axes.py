@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -37,6 +38,12 @@ def known_key(key: str) -> None:
         close = difflib.get_close_matches(head, fields, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"it must begin with one of {', '.join(fields)}"
         raise ConfigError(f"'{key}' is no key of a recipe; {hint}")
+
+
+def size(recipes: Sequence[str], grids: Iterable[Mapping[str, Any]]) -> int:
+    """How many points there will be, exclusions included; axes that are wrong are told later."""
+    counts = [[len(given) if isinstance(given, list | tuple | dict) else 1 for given in grid.values()] for grid in grids]
+    return len(recipes) * sum(math.prod(count) for count in counts)
 
 
 def combinations(recipes: Sequence[str], grids: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Choice]]:

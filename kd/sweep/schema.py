@@ -14,9 +14,10 @@ from kd.config import Config, ConfigError, validate
 from kd.plain_yaml import load_yaml
 from kd.recipe.library import sweep_file
 from kd.recipe.merging import Tree, override
-from kd.sweep.axes import METHOD, Choice, Settings, combinations, known_key, labels
+from kd.sweep.axes import METHOD, Choice, Settings, combinations, known_key, labels, size
 
 Axes = dict[str, Any]
+MOST = 100_000
 TWICE = "schedule.steps: budget fixes the students' steps; give budget.steps=N (and teachers={...} for theirs), or drop budget"
 
 
@@ -62,6 +63,7 @@ class SweepFile(Config):
         default every teacher whose path is ``runs/FOLDER/RECIPE/seedN``, or ``RECIPE_METHOD``, where that recipe exists.
     tokens: ``shared``: those of MasKD are learnt once for all seeds and students that they would suit.
     budget: instead of the recipes' own steps.
+    most: so many points are meant, before exclusions; more are taken for a slip.
     match: ``wall_clock``: each method's steps are such that it costs what its baseline does, measured on this machine.
     """
 
@@ -74,6 +76,7 @@ class SweepFile(Config):
     tokens: Literal["own", "shared"] = "own"
     budget: Budget | None = None
     match: Literal["wall_clock"] | None = None
+    most: int = Field(1000, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> SweepFile:
@@ -82,6 +85,8 @@ class SweepFile(Config):
                 f"recipe: {templates[0]} has a template, but a recipe describes a pair, and methods are an axis: "
                 "recipe: camvid/r18 and axes: {method: [ce, kd]}"
             )
+        if (count := size(self.recipe, self.axes)) > MOST:
+            raise ValueError(f"axes make {count:,} points; a sweep has {MOST:,} at most, so give fewer values")
         if self.match and self.budget and self.budget.hours:
             raise ValueError("match and budget.hours are both given; equal hours match already, drop match")
         written = {key for change in self.overrides for key in change.settings} | self.settings.keys()
@@ -140,6 +145,8 @@ def read_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     try:
         file = validate(SweepFile, _tree(path), "sweep")
         written, changes = _overridden(file, overrides)
+        if (count := size(written.recipe, written.axes)) > written.most:
+            raise ConfigError(f"axes: make {count:,} points; say most={count} if so many are meant, else give fewer values")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     narrowed = (written.recipe, written.axes) != (file.recipe, file.axes) and written.teachers == file.teachers
@@ -171,7 +178,7 @@ def _overridden(written: SweepFile, overrides: Iterable[str]) -> tuple[SweepFile
             grids = updates.get("axes", written.axes)
             there = any(key in grid for grid in grids)
             updates["axes"] = [{**grid, key: value} if key in grid or not there else grid for grid in grids]
-        elif key in ("recipe", "budget", "match", "tokens", "teachers"):
+        elif key in ("recipe", "budget", "match", "tokens", "teachers", "most"):
             updates[key] = value
         else:
             known_key(key)

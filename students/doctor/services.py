@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from kd.files import at_home
 from students.doctor.finding import Finding
 from students.tracking.reachability import reachable
 
@@ -23,7 +24,7 @@ def datasets() -> Iterator[Finding]:
     if not base:
         yield Finding("note", "data", "KD_DATA is not set", f"set it to the folder of your data sets, {OR}")
         return
-    if not Path(base).expanduser().is_dir():
+    if not at_home(base).is_dir():
         yield Finding("note", "data", f"KD_DATA is {base}, which is no directory", f"correct it, {OR}")
         return
     for name in options("kd.data", "Dataset"):
@@ -48,7 +49,7 @@ def _dataset(name: str, cls: Any) -> Finding:
 def hub() -> Iterator[Finding]:
     """Where pretrained weights come from."""
     home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    cache = at_home(os.environ.get("HF_HUB_CACHE") or f"{home}/hub")
     cached = sorted(path.name.removeprefix("models--").replace("--", "/") for path in cache.glob("models--*"))
     shown = f"{len(cached)} models in {cache}" + (f" ({', '.join(cached[:4])}{', ...' * (len(cached) > 4)})" if cached else "")
     server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")

@@ -11,6 +11,7 @@ from kd.config import InputError
 from kd.data.band_files import ARRAYS
 from kd.data.folder_files import pictures
 from kd.data.reading import SUFFIXES
+from kd.files import at_home
 
 KINDS = (*SUFFIXES, *ARRAYS)
 
@@ -32,7 +33,7 @@ def find(inputs: Sequence[str], output: Path) -> list[Item]:
     Raises:
         InputError: an input does not exist or holds no image, or two images have one name.
     """
-    items = dict.fromkeys(item for text in inputs for item in _expand(text, output.expanduser().resolve()))
+    items = dict.fromkeys(item for text in inputs for item in _expand(text, at_home(output).resolve()))
     names: dict[str, Path] = {}
     for item in items:
         other = names.setdefault(item.name.lower(), item.path)  # a file system may not tell a.png from A.png
@@ -45,7 +46,7 @@ def find(inputs: Sequence[str], output: Path) -> list[Item]:
 
 
 def _expand(text: str, output: Path) -> list[Item]:
-    path = Path(text).expanduser()
+    path = at_home(text)
     if path.is_dir():
         found = _below(path, sorted(pictures(path)) or sorted(pictures(path, ARRAYS)), output)
     elif path.exists():

@@ -18,6 +18,7 @@ from kd.data.dataset import Dataset, Files
 from kd.data.headers import BrokenFileError
 from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, differences, sample_file
+from kd.files import at_home
 
 HEADER = struct.Struct("<8sII")
 """Magic word, height, width; behind it the image, ``H W C``, a byte or a float32 each, and the labels, ``H W``, a byte each."""
@@ -118,7 +119,7 @@ def from_store(data: Dataset, config: Any, split: str) -> Dataset:
     Raises:
         ConfigError: there is no store, it is of other data, incomplete, or stale.
     """
-    folder = Path(config.store).expanduser()
+    folder = at_home(config.store)
     again = f"`kd prepare RECIPE --store {folder}` writes what is missing; data.store=null reads the files themselves"
     if not (folder / NOTE).is_file():
         raise ConfigError(f"data.store: {folder} holds no store; {again}")
