@@ -7,8 +7,10 @@ import errno
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -177,12 +179,28 @@ def exit_code(action: Callable[[], object]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            print(f"error: {error.strerror}; make room where this is written", file=sys.stderr)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: {_full(error)}", file=sys.stderr)
+            if error.filename is None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 2
         if error.filename is None:
             raise
         print(f"error: {error.filename}: {error.strerror}; choose another path or mend its permissions", file=sys.stderr)
         return 2
     return 0
+
+
+def _full(error: OSError) -> str:
+    """Which disk is full, by the file that did not fit."""
+    if error.filename is None:
+        return f"{error.strerror}; make room where this is written"
+    place = next(folder for folder in Path(error.filename).absolute().parents if folder.exists())
+    while not place.is_mount():
+        place = place.parent
+    room = shutil.disk_usage(place)
+    left = f"{room.free / 2**20:,.1f} MiB of {room.total / 2**20:,.0f} are free"
+    return (
+        f"{error.filename}: does not fit: the disk at {place} is full ({left}); make room there, and the same command goes on "
+        "where it was"
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +50,41 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         write(path)
         return path
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        return partial.replace(path)
+        try:
+            write(partial)
+            return partial.replace(path)
+        except BaseException as error:
+            full = _is_full(path.parent, error)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)  # what is of no use must not keep the disk full
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the block errors of the system are of ``path``, whatever file, or none, they name."""
+    try:
+        yield
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def _is_full(folder: Path, error: BaseException) -> bool:
+    """Whether a writer has failed since the disk is full, in whatever words its library says so."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    if isinstance(error, (KeyboardInterrupt, SystemExit)) or not folder.is_dir():
+        return False
+    return "No space left" in str(error) or shutil.disk_usage(folder).free < NOTHING
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOTHING = 2**16
+"""Bytes; of a full disk hardly so many are left, beside what was written last."""
 
 
 def read_json(path: Path) -> Any:

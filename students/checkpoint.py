@@ -14,6 +14,7 @@ import torch
 
 from kd.config import InputError
 from kd.distributed import is_main
+from kd.files import write_whole
 from kd.sealed import KEY, DamagedError, sealed, unsealed
 from students.progress import say
 
@@ -22,14 +23,16 @@ NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write ``checkpoint.pt``; the old one becomes ``checkpoint.previous.pt``."""
-    partial = folder / f".{NAME}.partial"
-    with partial.open("wb") as file:
-        torch.save(sealed(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    if (folder / NAME).exists():
-        (folder / NAME).replace(folder / PREVIOUS)
-    partial.replace(folder / NAME)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            torch.save(sealed(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        if (folder / NAME).exists():
+            (folder / NAME).replace(folder / PREVIOUS)
+
+    write_whole(folder / NAME, write)
 
 
 def load(folder: Path, device: torch.device) -> dict[str, Any] | None:

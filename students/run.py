@@ -13,6 +13,7 @@ from kd import distributed
 from kd.data.dataset import Dataset
 from kd.data.loader import training_batches
 from kd.evaluate.evaluator import Evaluation
+from kd.files import write_whole
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
 from kd.networks.sync_batch_norm import synchronise
@@ -167,7 +168,7 @@ def _conclude(
         panels = examiner.previews(network, teacher, folder / "previews" / "final.png")
         write_samples(panels, examiner.colours, folder / "previews" / "final")
         if final is not None:
-            final.counts.save(folder / "counts.npz")
+            write_whole(folder / "counts.npz", final.counts.save)
         write_sealed(folder / "result.json", result)
     distributed.barrier()
     return result

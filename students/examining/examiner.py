@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kd.data.build import open_split
 from kd.data.dataset import Dataset
 from kd.data.loader import Whole, collate, whole_batches
 from kd.evaluate.evaluator import Evaluation, evaluate
+from kd.files import write_whole
 from kd.lookup import lookup
 from kd.networks.folding import resting
 from kd.recipe.schema import Recipe
@@ -141,8 +143,7 @@ class Examiner:
             panels.append(
                 (batch.ids[0], seen.permute(1, 2, 0).numpy(), {name: values.numpy() for name, values in maps.items()})
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet(rows, self.classes, self.colours).save(path)
+        write_whole(path, partial(sheet(rows, self.classes, self.colours).save, format="PNG"))
         return panels
 
     @torch.no_grad()

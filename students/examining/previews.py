@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
-from kd.files import file_name
+from kd.files import file_name, write_whole
 from kd.types import IGNORE
 
 Colour = tuple[int, int, int]
@@ -106,9 +107,10 @@ def write_samples(panels: Sequence[Panel], colours: Sequence[Colour], folder: Pa
     for number, (name, image, maps) in enumerate(panels):
         place = folder / f"{number:02d}_{file_name(name)[-80:]}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(place / "image.jpg", quality=92, subsampling=0)
+        picture = Image.fromarray(image)
+        write_whole(place / "image.jpg", partial(picture.save, format="JPEG", quality=92, subsampling=0))
         for title, labels in maps.items():
-            indexed(labels, colours).save(place / f"{title}.png")
+            write_whole(place / f"{title}.png", partial(indexed(labels, colours).save, format="PNG"))
 
 
 def palette(colours: Sequence[Colour]) -> np.ndarray:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from kd.distributed import is_main
+from kd.files import naming
 from kd.recipe.schema import Tracking
 from students.examining.previews import Panel
 from students.signals import Interrupted
@@ -37,7 +39,7 @@ class Tracker:
     """
 
     def __init__(self, config: Tracking, directory: Path, about: About, resume_step: int | None = None) -> None:
-        self._name, self._resumed = about.name, resume_step is not None
+        self._name, self._resumed, self._path = about.name, resume_step is not None, directory / METRICS
         self._lines: IO[str] | None = None
         self._view = View()
         if not is_main():
@@ -45,8 +47,8 @@ class Tracker:
         check_id(about.id)
         directory.mkdir(parents=True, exist_ok=True)
         self._view = start(config, directory.resolve(), about)
-        rewind(directory / METRICS, resume_step)
-        self._lines = (directory / METRICS).open("a", encoding="utf-8")
+        rewind(self._path, resume_step)
+        self._lines = self._path.open("a", encoding="utf-8")
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         """Append a line to ``metrics.jsonl``, with ``step`` and ``time`` (seconds since 1970); send its numbers to W&B.
@@ -63,8 +65,9 @@ class Tracker:
         if taken := {"step", "time"} & record.keys():
             raise ValueError(f"a record may not hold {sorted(taken)}: every line has them already; rename them")
         values = plain(record)
-        self._lines.write(encode({"step": step, "time": round(time.time(), 3), **values}))
-        self._lines.flush()
+        with naming(self._path):
+            self._lines.write(encode({"step": step, "time": round(time.time(), 3), **values}))
+            self._lines.flush()
         self._view.log(step, values)
 
     def teacher(self, scores: Mapping[str, Any]) -> None:
@@ -89,7 +92,8 @@ class Tracker:
     def close(self, exit_code: int = 0, preempted: bool = False) -> None:
         """Finish; any exit code but 0 marks the run as failed in W&B, unless it was preempted. May be called twice."""
         if self._lines is not None:
-            self._lines.close()
+            with suppress(OSError):  # what could not be written was told when it was tried
+                self._lines.close()
         self._view.close(exit_code, preempted)
         self._lines = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,14 +21,13 @@ from kd.data.headers import opened
 from kd.data.lazy_torchvision import functional
 from kd.data.store.place import NOTE, description, differences, sample_file
 from kd.data.store.stored import HEADER, is_whole, pixel_bytes, write_sample
-from kd.files import write_whole
+from kd.files import FULL, write_whole
 from kd.sealed import write_sealed
 
 Shower = Callable[[Any, str], Iterable[Any]]
 """Wraps a sized iterable, and a title, with a progress bar."""
 RESERVE = 1.02
 """File systems need a little more than the bytes."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Job(NamedTuple):
