@@ -12,6 +12,7 @@ import torch
 from kd import distributed
 from kd.data.dataset import Dataset
 from kd.data.loader import training_batches
+from kd.data.workers import watched
 from kd.evaluate.evaluator import Evaluation
 from kd.files import write_whole
 from kd.metrics.agreement import tell
@@ -79,7 +80,8 @@ def train(
         with Tracker(recipe.run.wandb, folder, about(plain(recipe), identity), first) as tracker:
             tracker.teacher(_teacher_scores(folder) or {})
             split = recipe.evaluation.select
-            with Progress(trainer.total, trainer.step, "training", every=recipe.run.log_every, split=split) as progress:
+            every = recipe.run.log_every
+            with watched(), Progress(trainer.total, trainer.step, "training", every=every, split=split) as progress:
                 trainer.fit(iter(batches), Recorder(recipe, tracker, progress, examiner, teacher))
             result = _conclude(recipe, folder, trainer, examiner, teacher, identity)
             if not recipe.evaluation.every and distributed.is_main():

@@ -17,8 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_run import LONGER, until_step, write_recipe
 from tiny import STUDENT, execute, merged, tiny
+from torch.utils.data import get_worker_info
 
 from kd.config import ConfigError, InputError
+from kd.data.shapes import Shapes
 from kd.losses.mixture import weighted_sum
 from kd.losses.overlap import JaccardMetricLoss
 from students import checkpoint
@@ -86,6 +88,25 @@ def test_an_infinite_loss_with_a_finite_gradient_moves_no_weight(
     assert state["step"] == 3
     for name, value in before.items():
         assert torch.equal(value, state["objective"][f"student.{name}"])
+
+
+def test_a_reader_that_is_killed_is_told_with_its_sample_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Shapes.read
+
+    def dies(self: Shapes, index: int) -> Any:
+        if get_worker_info() is not None and index == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    recipe = tiny(run={"workers": 1}, data={"train": 8}, schedule={"batch": 2}, evaluation={"every": 0})
+    monkeypatch.setattr(Shapes, "read", dies)
+    message = r"a process that reads samples is gone \(Killed, while it read \S*7\); mostly .* lower run\.workers"
+    with pytest.raises(InputError, match=message):
+        execute(recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    assert execute(recipe, tmp_path / "cut")["status"] == "finished"
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
-from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from kd.config import ConfigError
 from kd.data.augment import Augmentation, augment
 from kd.data.dataset import Dataset, check_labels, has_strangers
 from kd.data.joined import Joined
-from kd.data.lazy_torchvision import functional
+from kd.data.workers import Loader, at, prepare, settle
 from kd.seeds import derive, generator
 from kd.types import Batch, Geometry
 
@@ -109,8 +104,9 @@ class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
         self.data, self.config, self.seed, self.classes = data, config, seed, len(data.classes)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, str, Geometry]:
-        image, labels = self.data.read(draw.number)
         name, views = self.data.identity(draw.number), self.config.views
+        at(name)
+        image, labels = self.data.read(draw.number)
         view = draw.epoch % views if views else 0
         fixed = ("view", view, name) if views else (self.seed, "augment", draw.epoch, draw.number)
         crop, target, geometry = augment(self.config, image, labels, generator(*fixed))
@@ -126,9 +122,10 @@ class Whole(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):
         self.data = data
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str, Geometry]:
+        name = self.data.identity(index)
+        at(name)
         image, labels = self.data.read(index)
-        image = image.contiguous()
-        return image, labels, self.data.identity(index), Geometry(int(labels.shape[0]), int(labels.shape[1]), 0, 0, False, 1.0)
+        return image.contiguous(), labels, name, Geometry(int(labels.shape[0]), int(labels.shape[1]), 0, 0, False, 1.0)
 
 
 def collate(samples: Sequence[tuple[Tensor, Tensor, str, Geometry]]) -> Batch:
@@ -153,77 +150,53 @@ def training_batches(
     world: int = 1,
     workers: int = 0,
     pin: bool = False,
-) -> DataLoader[Any]:
+) -> Loader:
     """Batches of steps ``first`` to ``last - 1``, ``accumulate`` a step.
 
     Raises:
         ConfigError: the global batch does not divide evenly.
     """
-    _prepare(workers)
+    prepare(workers)
     portions = Portions(order_of(data, batch, seed), first, last, accumulate, rank, world)
-    return DataLoader(
+    return Loader(
         Crops(data, augmentation, derive(seed, "crops")),
         batch_sampler=portions,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_settle,
+        worker_init_fn=settle,
     )
 
 
 def numbered_batches(
     data: Dataset, numbers: Sequence[int], augmentation: Augmentation | None, batch: int = 1, workers: int = 0
-) -> DataLoader[Any]:
+) -> Loader:
     """Images by number, whole or (with ``augmentation``) all their fixed crops; no batch holds two images."""
-    _prepare(workers)
+    prepare(workers)
     views = range(augmentation.views if augmentation else 1)
     parts = [views[start : start + batch] for start in range(0, len(views), batch)]
-    return DataLoader(
+    return Loader(
         Crops(data, augmentation, 0) if augmentation else Whole(data),
         batch_sampler=[[Draw(view, one) if augmentation else one for view in part] for one in numbers for part in parts],
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_settle,
+        worker_init_fn=settle,
     )
 
 
 def whole_batches(
     data: Dataset, *, batch: int = 1, limit: int = 0, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
-) -> DataLoader[Any]:
+) -> Loader:
     """Every image once over all processes, un-augmented, in order. ``limit`` spreads that many evenly over the data set."""
-    _prepare(workers)
+    prepare(workers)
     length = len(data)
     chosen = range(length) if not 0 < limit < length else [index * length // limit for index in range(limit)]
-    return DataLoader(
+    return Loader(
         Whole(data),
         sampler=list(chosen)[rank::world],
         batch_size=batch,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_settle,
+        worker_init_fn=settle,
     )
-
-
-@cache
-def _prepare(workers: int) -> None:
-    """Import what workers need before they fork; and see to their end: they ignore SIGTERM (see ``_settle``), so that after an
-    error python would wait for them for ever."""
-    functional()
-    if workers:
-        atexit.register(_end_workers)
-
-
-def _end_workers() -> None:
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's handler would report their death
-    for worker in multiprocessing.active_children():
-        worker.kill()
-
-
-def _settle(worker: int) -> None:  # noqa: ARG001
-    """One thread; and a stop signal to the whole process group is the trainer's to answer, who then ends its workers."""
-    torch.set_num_threads(1)
-    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
