@@ -36,6 +36,7 @@ from helpers_official import (
 )
 from helpers_tools import call
 from PIL import Image
+from test_data import told
 
 from kd.config import ConfigError, InputError
 from kd.data.prepare.archives import BrokenArchiveError
@@ -452,3 +453,23 @@ def test_the_command(tmp_path: Path) -> None:
         list(PACKED)
     )
     assert call("prepare", "voc", tmp_path).returncode == 2
+
+
+def test_an_archive_that_swells_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "camvid.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.txt", "/x/train/a.png /x/trainannot/a.png\n")
+        for name in ("train/a.png", "trainannot/a.png"):
+            archive.writestr(name, bytes(80_000_000))
+    assert (tmp_path / "camvid.zip").stat().st_size < 1_000_000
+    with pytest.raises(BrokenArchiveError, match=r"0\.\d MB would unpack to 160 MB, more than 100 times as much"):
+        prepare("camvid", [tmp_path / "camvid.zip"], tmp_path / "root", complete=False)
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("name", converters())
+def test_a_source_that_holds_nothing_of_the_data_set_is_not_ready(name: str, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "readme.md").write_text("nothing")
+    error = str(told(lambda: prepare(name, [tmp_path / "source"], tmp_path / "root", complete=False)))
+    assert "Traceback" not in error
+    assert not (tmp_path / "root").exists()

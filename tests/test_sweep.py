@@ -248,6 +248,7 @@ def test_other_launchers_run_the_same_points(recipes: Path) -> None:
     sweep = yaml.safe_load(wandb_sweep(found, "x", command, "project"))
     assert sweep["parameters"] == {"only": {"values": [point.name for point in found]}}
     assert sweep["command"] == ["${env}", *command, "${args}"]
+    assert "#SBATCH --job-name=a_touch_b\n" in slurm_array(found, "a\n; touch b", command)
     script = slurm_array(found, "x", command)
     assert "#SBATCH --array=0-4\n" in script
     assert "'seed=[0,1]'" in script

@@ -20,7 +20,7 @@ from kd.recipe.schema import Recipe, fingerprint
 from kd.results.layouts import display
 from kd.results.published import load_published
 from kd.results.published_tables import quote
-from kd.results.render import Table, latex, markdown, update
+from kd.results.render import Table, as_csv, latex, markdown, update
 from kd.results.runs import load_runs
 
 BENCHMARK = """
@@ -392,3 +392,12 @@ def test_presets_of_one_method_share_a_column_where_that_is_clear(
     )
     out = shown(capsys, monkeypatch, tmp_path, "--layout", "brief")
     assert "| data set | model | CE | CIRKD | CIRKD@citys | CIRKD@voc |" in out
+
+
+def test_names_in_tables_are_texts_and_nothing_else() -> None:
+    evil = "<script>alert(1)</script>\n| x |"
+    (line,) = [line for line in markdown([Table("t", ("a",), ((evil,),), (evil,))]).splitlines() if line.startswith("| &lt;")]
+    assert line == "| &lt;script>alert(1)&lt;/script> \\| x \\| |"
+    assert markdown([Table("", ("n < 3",), (("1 <2",),))]).startswith("| n < 3 |")
+    rows = as_csv([{"label": "=1+1", "delta": -1.5, "note": "-x", "list": ["@a", "b"]}]).splitlines()
+    assert rows[1] == "'=1+1,-1.5,'-x,'@a; b"

@@ -1,4 +1,4 @@
-"""Look at all files of runs, sweeps and caches: whether each holds what was written to it, or has been damaged since."""
+"""Read all files of runs, sweeps and caches: does each hold what was written to it, or has it been damaged since?"""
 
 from __future__ import annotations
 

@@ -30,16 +30,21 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def _pipes(table: Table) -> str:
-    lines = [f"**{table.title}**\n"] if table.title else []
+    lines = [f"**{_plain(table.title)}**\n"] if table.title else []
     if table.header:
         lines += [_pipe(table.header), "|" + "---|" * len(table.header), *map(_pipe, table.rows)]
     if table.notes:
-        lines += ["" if table.header else None, *(f"- {note}" for note in table.notes)]  # type: ignore[list-item]
+        lines += ["" if table.header else None, *(f"- {_plain(note)}" for note in table.notes)]  # type: ignore[list-item]
     return "\n".join(line for line in lines if line is not None) + "\n"
 
 
 def _pipe(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(_plain(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """In one line, without the beginning of an HTML tag: names may be anybody's."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(text.splitlines()))
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -104,10 +109,15 @@ def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
     return file.getvalue()
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet compute a text."""
+
+
 def _joined(value: Any) -> Any:
     if isinstance(value, list):
-        return ("; " if any(isinstance(part, str) for part in value) else " ").join(map(str, value))
-    return json.dumps(value) if isinstance(value, Mapping) else value
+        value = ("; " if any(isinstance(part, str) for part in value) else " ").join(map(str, value))
+    value = json.dumps(value) if isinstance(value, Mapping) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def as_json(values: Any) -> str:

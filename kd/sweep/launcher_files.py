@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
+from kd.files import file_name
 from kd.sweep.points import Point
 
 
@@ -29,7 +30,7 @@ def slurm_array(points: Sequence[Point], name: str, command: Sequence[str]) -> s
     writes its checkpoint and is queued again, as after a preemption."""
     names = "\n".join(f"  {shlex.quote(point.name)}" for point in points)
     return f"""#!/bin/bash
-#SBATCH --job-name={name}
+#SBATCH --job-name={file_name(name) or "sweep"}
 #SBATCH --array=0-{len(points) - 1}
 #SBATCH --requeue
 #SBATCH --open-mode=append

@@ -106,9 +106,7 @@ def write_samples(panels: Sequence[Panel], colours: Sequence[Colour], folder: Pa
     shutil.rmtree(folder, ignore_errors=True)
     for number, (name, image, maps) in enumerate(panels):
         place = folder / f"{number:02d}_{file_name(name)[-80:]}"
-        place.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(image)
-        write_whole(place / "image.jpg", partial(picture.save, format="JPEG", quality=92, subsampling=0))
+        write_whole(place / "image.jpg", partial(Image.fromarray(image).save, format="JPEG", quality=92, subsampling=0))
         for title, labels in maps.items():
             write_whole(place / f"{title}.png", partial(indexed(labels, colours).save, format="PNG"))
 

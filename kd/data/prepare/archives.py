@@ -18,6 +18,8 @@ from typing import Any
 from kd.config import InputError
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+SWELL, SPARE = 100, 10**8
+"""So many times its own size an archive may unpack to, beyond so many bytes."""
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError, RuntimeError)
 
 
@@ -113,11 +115,18 @@ def _of_folder(folder: Path, without: Path) -> Iterator[Member]:
 
 def _of_archive(archive: Path, stack: ExitStack) -> list[Member]:
     try:
-        return _of_zip(archive, stack) if archive.suffix.lower() == ".zip" else _of_tar(archive, stack)
+        found = _of_zip(archive, stack) if archive.suffix.lower() == ".zip" else _of_tar(archive, stack)
     except (*DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise _broken(archive, str(error)) from None
+    packed, whole = archive.stat().st_size, sum(member.size for member in found)
+    if whole > SWELL * packed + SPARE:
+        raise BrokenArchiveError(
+            f"{archive}: {packed / 1e6:,.1f} MB would unpack to {whole / 1e6:,.0f} MB, more than {SWELL} times as much, which "
+            "images never do; it is no data set, or was tampered with: fetch it from its official place"
+        )
+    return found
 
 
 def _of_zip(path: Path, stack: ExitStack) -> list[Member]:

@@ -105,6 +105,11 @@ def prepare(
                 f"{', '.join(str(path) for path in sources)}: {'; '.join(plan.bad_counts())}. Is a source missing or "
                 "incomplete? --any-count prepares what is there"
             )
+        if not plan.jobs:
+            raise InputError(
+                f"{', '.join(str(path) for path in sources)}: holds nothing of {name} that could be prepared. "
+                f"{' '.join(converters()[name].split())}"
+            )
         todo = [job for job in plan.jobs if not job.finished(root)]
         needed, free = sum(job.member.size for job in todo), _free(root)
         report = [*_summary(plan, todo), *plan.notes, f"to write: {_mb(needed)}; free: {_mb(free)}"]
