@@ -106,7 +106,8 @@ def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     totals = _all(block, looks, logged, "train", "loss")
     if not totals:
         return Part("loss", "Losses", missing="No losses were logged, or `metrics.jsonl` is not there: no curves.")
-    terms = dict.fromkeys(name for some in logged.values() for record in some for name in record.get("terms") or {})
+    found = (record.get("terms") for some in logged.values() for record in some)
+    terms = dict.fromkeys(name for terms in found if isinstance(terms, dict) for name in terms)
     panels = []
     for term in terms:
         drawn = _all(block, looks, logged, "terms", term)

@@ -15,13 +15,13 @@ Percent = Annotated[float, Field(strict=True, ge=0, le=100 + 1e-6, allow_inf_nan
 Word = Annotated[str, Field(strict=True)]
 
 
-class _Open(BaseModel):
+class Open(BaseModel):
     """Further keys may stand there, which came later or belong to nobody."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class Reliability(_Open):
+class Reliability(Open):
     """Of each bin of confidence the pixels, and in percent how many are right and how sure the network is."""
 
     pixels: list[Count]
@@ -35,7 +35,7 @@ class Reliability(_Open):
         return self
 
 
-class Scores(_Open):
+class Scores(Open):
     """Scores of a split. All that are no whole number are percent; of SCE, a sum over classes, there may be more than 100."""
 
     miou: Percent | None = Field(alias="mIoU")
@@ -53,7 +53,7 @@ class Scores(_Open):
         return self
 
 
-class Best(_Open):
+class Best(Open):
     """The best checkpoint on the selecting split; further keys are splits with its scores."""
 
     step: Count
@@ -61,7 +61,7 @@ class Best(_Open):
     __pydantic_extra__: dict[str, Scores]
 
 
-class Told(_Open):
+class Told(Open):
     """The teacher, with its scores where it knows the classes."""
 
     source: Word
@@ -69,7 +69,7 @@ class Told(_Open):
     iou: dict[Word, Percent | None] = {}
 
 
-class Right(_Open):
+class Right(Open):
     """Pixels of a class by who is right."""
 
     both: Count
@@ -78,7 +78,7 @@ class Right(_Open):
     neither: Count
 
 
-class Agreement(_Open):
+class Agreement(Open):
     """Where teacher and student are right, on a split."""
 
     split: Word
@@ -86,14 +86,14 @@ class Agreement(_Open):
     classes: dict[Word, Right]
 
 
-class Cost(_Open):
+class Cost(Open):
     """What training has taken."""
 
     seconds_per_step: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
     __pydantic_extra__: dict[str, Amount | None]
 
 
-class Result(_Open):
+class Result(Open):
     """Of a finished run."""
 
     status: Literal["finished"]
@@ -122,10 +122,10 @@ class Result(_Open):
         return self
 
 
-def problem_of(values: Any) -> str:
-    """What is wrong with the content of a ``result.json``, in a line; "" where nothing is."""
+def problem_of(values: Any, model: type[BaseModel] = Result) -> str:
+    """What is wrong with the content of a ``result.json``, or of another file by its model, in a line; "" where nothing is."""
     try:
-        Result.model_validate(values)
+        model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))

@@ -19,6 +19,7 @@ from kd.metrics.scores import dataset_mean
 from kd.plain_yaml import load_yaml
 from kd.recipe.schema import IDENTITY, NOTHING
 from kd.results.result import problem_of
+from kd.results.written_recipe import WrittenRecipe
 from kd.sealed import digest, read_sealed
 
 Tree = Mapping[str, Any]
@@ -187,9 +188,8 @@ def _recipe(folder: Path, optional: bool = False, mark: str = "") -> Any:
     path = folder / "recipe.yaml"
     try:
         tree = load_yaml(path.read_text(encoding="utf-8"))
-        mappings = isinstance(tree, dict) and all(isinstance(tree.get(key), dict) for key in ("data", "student", "schedule"))
-        reason = "" if mappings else "it is no resolved recipe"
-        reason = "it is not that of result.json" if mappings and mark and mark != digest(tree) else reason
+        reason = problem_of(tree, WrittenRecipe)
+        reason = "it is not that of result.json" if not reason and mark and mark != digest(tree) else reason
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
     if reason and not optional:
