@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -93,4 +93,20 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another process is training there; wait for it, or choose another --output") from None
-        yield
+        HELD.add(handle)
+        try:
+            yield
+        finally:
+            HELD.discard(handle)
+
+
+HELD: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    """Processes that read samples must not keep the directory of a trainer that was killed."""
+    for handle in HELD:
+        handle.close()
+
+
+os.register_at_fork(after_in_child=_let_go)

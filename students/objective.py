@@ -79,6 +79,7 @@ def build_objective(recipe: Recipe, student: Network, teacher: Sizes | None) -> 
         raise ConfigError(f"loss.{twice[0]}: the method computes a term of that name itself; set loss.{twice[0]}=null")
     check_weights(names, recipe.weights)
     if method is not None and recipe.unlabelled is not None and recipe.unlabelled.share == 1:
+        _check_reached(method, student)
         _check_soft(method, recipe.weights)
     return Objective(student, task, recipe.labels, method, recipe.run.maps, recipe.unlabelled)
 
@@ -93,6 +94,25 @@ def _check_opinions(unlabelled: Unlabelled | None, teacher: Sizes) -> None:
                 )
 
 
+HEADS = {
+    "logits": ("classifier", "stack it with kd (kd+nfd; fitnet and at bring kd along)"),
+    "aux_logits": ("auxiliary head", "set student.aux=0"),
+}
+"""Of the student: what is idle where nothing reaches these maps, and what to do."""
+
+
+def _check_reached(method: Method, student: Network) -> None:
+    """Where no pixel has a label, the method alone must teach the student's heads. Of a method of the user's own, which may
+    read more of the student than of the teacher, the first step will tell."""
+    idle = [HEADS[field] for field in HEADS if field in student.sizes.fields and field not in method.needs]
+    if idle and all(type(part).__module__.startswith("kd.methods") for part in method.modules() if isinstance(part, Method)):
+        heads, remedies = (" and ".join(texts) for texts in zip(*idle, strict=True))
+        raise ConfigError(
+            f"unlabelled.share: is 1, so that there is no loss on labels, and {method.config.name} does not reach the "
+            f"student's {heads}; {remedies}, or lower the share"
+        )
+
+
 def _check_soft(method: Method, weights: Mapping[str, float]) -> None:
     """Where no pixel has a label: there must be terms that need none, and those that do are told."""
     weighed = [term for term in method.terms if weights[term]]
@@ -102,8 +122,8 @@ def _check_soft(method: Method, weights: Mapping[str, float]) -> None:
             f"unlabelled.share: is 1, so that no pixel has a label, but all terms of the method that have a weight need some "
             f"({', '.join(hard)}); lower the share, or add a method that reads soft labels, e.g. kd"
         )
-    if hard:
-        say(f"note: unlabelled.share is 1, so that no pixel has a label: {', '.join(hard)} read labels and will be 0")
+    lost = f"; {', '.join(hard)} read labels and will be 0" if hard else ""
+    say(f"note: unlabelled.share is 1, so that no pixel has a label: there is no loss on labels{lost}")
 
 
 def _fitting(term: str, loss: Loss, classes: int) -> Loss:

@@ -152,8 +152,10 @@ def test_a_file_whose_first_band_alone_pillow_reads_is_no_grey_picture(tmp_path:
 def test_nan_and_damage_are_told_with_the_files_name(tmp_path: Path) -> None:
     holes = scene(0)[0].astype(np.float32)
     holes[3, 4, 1] = np.nan
-    with pytest.raises(BrokenFileError, match=r"a\.tif: 1 pixels hold NaN"):
-        band_files.read(tiff(tmp_path / "a", holes), Bands(4, ((0.0, 1.0),)))
+    for hole in (np.inf, np.nan):
+        holes[3, 4, 1] = hole
+        with pytest.raises(BrokenFileError, match=r"a\.tif: 1 pixels hold NaN or infinity"):
+            band_files.read(tiff(tmp_path / "a", holes), Bands(4, ((0.0, 1.0),)))
     (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:3000])
     (tmp_path / "c.npy").write_bytes(b"no array")
     np.save(tmp_path / "d.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -194,6 +196,11 @@ def test_arrays_are_images_where_there_are_no_pictures(tmp_path: Path) -> None:
     pictures = fields(tmp_path / "b", 3)
     array(pictures / "images" / "statistics", np.zeros(4))
     assert len(whole(pictures, **four())) == 3
+    assert "arrays beside pictures are not read (1, first statistics.npy)" in opened(pictures, **four()).notes[0]
+    array(pictures / "images" / "3", scene(3)[0])
+    Image.fromarray(scene(3)[1]).save(pictures / "masks" / "3.png")
+    told = refused(lambda: whole(pictures, **four()))
+    assert "1 masks without an image, first 3.png; arrays beside pictures are no images: 2, first 3.npy" in told
 
 
 @pytest.mark.parametrize(
@@ -436,9 +443,10 @@ def test_images_read_by_another_range_than_the_network_has_learned_are_told(
     pair = load_teacher(both, ("field", "tree"), channels=4)
     assert len(list(pair.remarks(Bands(4, ((0, 9),))))) == 2
     assert not list(pair.remarks(Bands.of({"network": {"channels": 4}, "range": SPAN})))
+    assert len(list(load_teacher(distilled(place).teacher, ("field", "tree"), channels=4).remarks(Bands(4, ((0, 9),))))) == 1
     one = ((0.0, 2000.0),)
     assert not Bands(4, one).strange(Bands(4, one * 4))
-    assert not Bands(4).strange(Bands(4, one))
+    assert "has learned images of 8 bits: data.range=[[0.0, 2000.0]] is 0 to 255 to it" in Bands(4).strange(Bands(4, one))
     assert "as 8 bits" in Bands(4, one).strange(Bands(4))
 
 
@@ -524,8 +532,11 @@ def test_check_data_measures_what_the_recipe_must_say(tmp_path: Path) -> None:
     pixels = torch.cat([train.read(number)[0].flatten(1) for number in range(len(train))], 1)
     torch.testing.assert_close(pixels.mean(1), torch.tensor(recipe.student.mean), atol=2e-3, rtol=0)
     torch.testing.assert_close(pixels.std(1), torch.tensor(recipe.student.std), atol=2e-3, rtol=0)
+    far = call("check-data", "folder/r18", *words, given[0], "data.range=[-100, -50]", folder=tmp_path)
+    assert "100% of the values lie outside data.range, and become its ends" in far.stdout
     done = call("check-data", "folder/r18", *words, *given[:2], folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "lie outside" not in done.stdout
     assert "8 TIFF 4 channels, uint16" in done.stdout
     assert "data.range" not in done.stdout
 

@@ -62,7 +62,7 @@ def test_mistakes_on_the_first_word(capsys: pytest.CaptureFixture[str]) -> None:
         (["shapes/tiny", "cirkd"], "'cirkd' is no method here; name one of its presets: cirkd@citys ("),
         (["shapes/tiny", "kd", "cwd"], "kd and cwd: two methods where one is meant; a run has one. To stack them write kd+cwd"),
         (["shapes/tiny", "ce+ce_jml"], "ce+ce_jml: ce and ce_jml are two task losses where one is meant"),
-        (["shapes/tiny", "kd+at"], "kd+at: kd is there twice"),
+        (["shapes/tiny", "kd+at"], "kd+at: kd is there twice (at brings it along: say at alone)"),
         (["shapes/tiny", "ce", "teacher.floor=3"], "ce trains without a teacher; drop teacher="),
         (
             ["shapes/tiny", "method=kd"],

@@ -143,7 +143,9 @@ def test_teachers_made_of_soft_labels_refuse_one_without_classes(tmp_path: Path)
 STUDENTS = Sizes(4, 32, 8, True, (8, 8), (16, 32))
 
 
-@pytest.mark.parametrize("method", [{"name": "fitnet"}, {"name": "at"}, {"name": "cwd", "maps": ["embedding"]}])
+@pytest.mark.parametrize(
+    "method", [{"name": "fitnet"}, {"name": "at"}, {"name": "cwd", "maps": ["embedding"]}, {"name": "nfd"}]
+)
 def test_methods_that_read_features_take_a_teacher_without_classes(method: dict[str, Any]) -> None:
     built = build_method(method, STUDENTS, Sizes(0, 16, 64, False))
     student = Outputs(torch.randn(2, 4, 2, 3), None, torch.randn(2, 8, 2, 3))
@@ -167,7 +169,7 @@ def test_features_train_a_student_and_are_not_scored(tmp_path: Path, capsys: pyt
     assert result["agreement"] is None
     assert "gives features; knows no classes, so it is not scored" in capsys.readouterr().err
     told = json.loads((tmp_path / "teacher.json").read_text())
-    assert set(told) == {"source", "mark", "cached", "split"}
+    assert set(told) == {"source", "mark", "cached", "split", "sha256"}
     assert not list((tmp_path / "previews").rglob("teacher.png"))
     assert list((tmp_path / "previews").rglob("student.png"))
     with pytest.raises(ConfigError, match=r"^method: kd reads the teacher's logits, .* gives only embedding, pyramid"):

@@ -319,3 +319,13 @@ def test_what_is_to_mend_is_told_and_the_recipe_stays(tmp_path: Path) -> None:
     assert "masks/3.png: cannot be decoded" in done.stdout
     assert done.stderr.endswith("say more in recipes/data/r18.yaml; then: kd check-data data/r18\n")
     assert (tmp_path / "recipes" / "data" / "r18.yaml").is_file()
+
+
+def test_a_folder_may_have_any_name_that_has_letters(tmp_path: Path) -> None:
+    root = folder(tmp_path / "日本 Übung", MASKS["numbers"][0], usual)
+    done = call("init", root, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "next: kd train 日本_Übung/r18 ce" in done.stdout
+    assert load(tmp_path / "recipes" / "日本_Übung" / "r18.yaml", default="ce")[0].data.root == str(root)
+    done = call("init", root, "--name", "...", folder=tmp_path)
+    assert "has no letter that a recipe could be called by; give --name" in done.stderr

@@ -134,20 +134,26 @@ def test_an_exchanged_teacher_is_noticed_on_resuming(
 
 def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
     script = f"""
+import os, time
 from pathlib import Path
 from students import checkpoint
 with checkpoint.locked(Path({str(tmp_path)!r})):
+    if os.fork() == 0:  # as a reader of samples, which outlives a trainer that is killed
+        time.sleep(60)
     print("held", flush=True)
     input()
 """
-    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    holder = subprocess.Popen([sys.executable, "-c", script], **pipes)  # type: ignore[call-overload]
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(InputError, match="another process is training there"), checkpoint.locked(tmp_path):
         pass
-    holder.communicate("\n", timeout=30)
+    holder.kill()
+    holder.wait(30)
     with checkpoint.locked(tmp_path):
         pass
+    os.killpg(holder.pid, signal.SIGKILL)
 
 
 def test_a_first_attempt_that_was_refused_does_not_keep_the_directory(tmp_path: Path) -> None:

@@ -325,21 +325,55 @@ def test_what_cannot_be_learnt_or_measured_is_refused(changes: dict[str, Any], m
     assert message in wrong(**changes)
 
 
-@pytest.mark.parametrize(
-    ("kind", "told_or_refused"),
-    [("ifvd@cirkd", "variation read labels and will be 0"), ("jml_kd", "ce, jaccard_hard, ce_aux read labels and will be 0")],
-)
-def test_terms_that_read_labels_are_told_where_there_are_none(
-    kind: str, told_or_refused: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe, _ = load_recipe("shapes/tiny", [kind, "unlabelled={splits: [train], share: 1}"])
+FREE = "unlabelled={splits: [train], share: 1}"
+
+
+def without_labels(*words: str) -> None:
+    recipe, _ = load_recipe("shapes/tiny", [*words, FREE])
     student = build_network(recipe.student, 4)
     build_objective(recipe, student, student.sizes)
-    assert told_or_refused in capsys.readouterr().err
-    soft = {term: 0.0 for term in recipe.weights if term not in ("variation", "ce", "jaccard_hard", "ce_aux")}
-    hopeless = recipe.model_copy(update={"weights": {**recipe.weights, **soft}})
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        (["ifvd@cirkd", "student.aux=0"], "variation read labels and will be 0"),
+        (["jml_kd"], "ce, jaccard_hard, ce_aux read labels and will be 0"),
+        (["ce_jml+kd", "student.aux=0"], "no pixel has a label: there is no loss on labels"),
+        (["kd+nfd", "student.aux=0"], "there is no loss on labels"),
+        (["fitnet", "student.aux=0"], "there is no loss on labels"),
+    ],
+)
+def test_terms_that_read_labels_are_told_where_there_are_none(
+    words: list[str], lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_labels(*words)
+    assert lost in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["kd"], r"and kd does not reach the student's auxiliary head; set student\.aux=0, or lower the share"),
+        (
+            ["nfd"],
+            r"reach the student's classifier and auxiliary head; stack it with kd .* and set student\.aux=0",
+        ),
+        (
+            ["fitnet@alone", "student.aux=0"],
+            r"fitnet does not reach the student's classifier; stack it with kd \(kd\+nfd; f",
+        ),
+    ],
+)
+def test_heads_that_nothing_teaches_without_labels_are_told_before_the_teacher_is_asked(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        without_labels(*words)
+
+
+def test_terms_on_labels_alone_teach_nothing_without() -> None:
+    soft = [f"weights.{term}=0" for term in ("kl", "kl_aux", "jaccard_soft")]
     with pytest.raises(ConfigError, match=r"unlabelled\.share: is 1, .* add a method that reads soft labels, e\.g\. kd"):
-        build_objective(hopeless, student, student.sizes)
+        without_labels("jml_kd", *soft)
 
 
 def test_a_baseline_has_nothing_to_learn_without_labels() -> None:
@@ -410,6 +444,12 @@ def test_images_without_labels_are_looked_at_and_stored_like_others(tmp_path: Pa
     offences = audit(config, splits=["val", "unlabelled"]).offences
     assert {offence.name for offence in offences} == {"cheat", "broken"}
     assert any("is the same image as c of val; leave it in one split" in offence.message for offence in offences)
+    shutil.copy(root / "masks" / "train" / "a.png", root / "photos" / "mask.png")
+    assert any(
+        "unlabelled: 1 images are no PNG RGB as most are, first mask, PNG" in note
+        for note in audit(config, splits=["unlabelled"]).notes
+    )
+    (root / "photos" / "mask.png").unlink()
     (root / "photos" / "broken.png").unlink()
     store(config, tmp_path / "store")
     stored = open_training(config.model_copy(update={"store": str(tmp_path / "store")}), Unlabelled(share=0.5))

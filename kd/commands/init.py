@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ def run(options: argparse.Namespace) -> None:
     from kd.config import InputError
     from kd.data.survey.recipe_text import pair, teacher
     from kd.data.survey.survey import survey
-    from kd.files import at_home, file_name, write_text
+    from kd.files import at_home, write_text
     from kd.recipe.library import MODELINE, library
     from students.progress import bar
 
     root = at_home(options.folder).resolve()
-    name = file_name(options.name or root.name)
+    name = re.sub(r"[^\w.=+@-]+", "_", options.name or root.name).strip("_.")
+    if not name:
+        raise InputError(f"{options.name or root}: has no letter that a recipe could be called by; give --name")
     target = Path("recipes") / name
     if there := [path for path in (target / "r18.yaml", target / "r34_teacher.yaml") if path.exists()]:
         raise InputError(f"{there[0]}: is there already, and may have been edited; remove it, or choose another --name")

@@ -93,15 +93,15 @@ def mapped(values: np.ndarray, pairs: Range, path: Path) -> np.ndarray:
     """Values ``H W C`` as float32 in [0, 1]: what is beyond the range is its end.
 
     Raises:
-        BrokenFileError: a value is NaN.
+        BrokenFileError: a value is NaN or infinite.
     """
     low, high = np.array(pairs, np.float64).T
     exact = values.dtype == np.float32 or values.dtype.itemsize <= NARROW
     wide: NDArray[np.floating[Any]] = values.astype(np.float32 if exact else np.float64)
-    if wide.dtype.kind == "f" and values.dtype.kind == "f" and (holes := int(np.isnan(wide).any(2).sum())):
+    if wide.dtype.kind == "f" and values.dtype.kind == "f" and (holes := int((~np.isfinite(wide)).any(2).sum())):
         raise BrokenFileError(
-            f"{path}: {holes} pixels hold NaN, no number; write what shall be seen there into the file, e.g. 0, and no label "
-            "(255) into its mask"
+            f"{path}: {holes} pixels hold NaN or infinity, no number; write what shall be seen there into the file, e.g. 0, "
+            "and no label (255) into its mask, where it has one"
         )
     wide -= low.astype(wide.dtype)
     wide /= (high - low).astype(wide.dtype)

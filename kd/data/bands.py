@@ -39,12 +39,11 @@ class Bands:
         return Bands(len(channels), None if self.pairs is None else tuple(self.pairs[channel] for channel in channels))
 
     def strange(self, seen: Bands) -> str:
-        """How images that are read by another range look to a network that has learned these; "" where they do not.
-
-        Images of 8 bits have no range, and what has learned them may well be shown others, scaled as its own were.
-        """
-        if self.pairs is None or self.pairs == seen.pairs:
+        """What a network that has learned these makes of images that are read by another range; "" where it is the same."""
+        if self.pairs == seen.pairs:
             return ""
+        if self.pairs is None:
+            return f"has learned images of 8 bits: data.range={[list(pair) for pair in seen.range or ()]} is 0 to 255 to it"
         told = "as 8 bits" if seen.pairs is None else f"with data.range={[list(pair) for pair in seen.range or ()]}"
         return (
             f"has learned images read with data.range={[list(pair) for pair in self.range or ()]} and is shown images read "

@@ -89,6 +89,11 @@ class Dataset(ABC):
         """Whether a sample has labels; the target of one that has not is ``UNLABELLED`` wherever there is a picture."""
         return True
 
+    @property
+    def notes(self) -> list[str]:
+        """What ``kd check-data`` should tell about files that are not read, though a user may think they are."""
+        return []
+
     def files(self, index: int) -> Files:  # noqa: ARG002
         """Where a sample comes from, so that ``kd check-data`` can tell what the files are."""
         return Files()

@@ -153,6 +153,11 @@ class Folder(Dataset):
         """The image alone."""
         return shrunk(band_files.read(self.images[index], self.bands), self.config.resize)
 
+    @property
+    def notes(self) -> list[str]:
+        """Arrays beside pictures."""
+        return Layout(self.config, self.root).notes
+
     def files(self, index: int) -> Files:
         """The image's and the mask's."""
         read: Reading = "colours" if self.config.colours else "numbers" if self.config.threshold is None else "greys"

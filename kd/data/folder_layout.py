@@ -11,7 +11,7 @@ from typing import Any
 
 from kd.config import ConfigError
 from kd.data.band_files import ARRAYS
-from kd.data.folder_files import ListFile, Pair, Strays, index, indices, matched
+from kd.data.folder_files import ListFile, Pair, Strays, index, indices, matched, pictures
 from kd.data.reading import SUFFIXES
 from kd.data.split_names import SPLIT, purpose
 from kd.files import at_home
@@ -101,6 +101,14 @@ class Layout:
             raise ConfigError(self._why_empty(split, images, len(found), len(strays.images)))
         return chosen
 
+    @property
+    def notes(self) -> list[str]:
+        """What lies in the folders of images and is not read."""
+        folders = [self.root / self.images, *([self.root / at_home(self.config.unlabelled)] if self.config.unlabelled else [])]
+        told = [(folder, _arrays(folder)) for folder in folders]
+        hint = "put them into a folder without pictures"
+        return [f"{folder}: arrays beside pictures are not read ({names}); {hint}" for folder, names in told if names]
+
     def unlabelled(self) -> dict[str, Path]:
         """The images of the folder that ``data.unlabelled`` names, without those of any split and their masks; by name.
 
@@ -111,8 +119,7 @@ class Layout:
         if not folder.is_dir():
             raise ConfigError(f"data.unlabelled: {folder} is no directory; name a folder of images, below {self.root} or whole")
         known = {path.resolve() for pair in self._paired() for path in (pair.image, pair.mask)}
-        kinds = (ARRAYS, SUFFIXES) if any(path.suffix in ARRAYS for path in known) else (SUFFIXES, ARRAYS)
-        there = index(folder, kinds[0]) or index(folder, kinds[1])
+        there = index(folder) or index(folder, ARRAYS)
         masks = (self.root / self.masks).resolve()  # also those of images that are in no split
         own = masks != (self.root / self.images).resolve() and masks.is_dir()
         free = {name: path for name, path in there.items() if not (own and path.resolve().is_relative_to(masks))}
@@ -139,6 +146,7 @@ class Layout:
             for kind, paths in (("images without a mask", strays.images), ("masks without an image", strays.masks))
             if paths
         ]
+        parts += [f"arrays beside pictures are no images: {names}"] if (names := _arrays(images)) else []
         guess = _suffix(strays)
         hint = f"Masks seem to end in '{guess}': set data.mask_suffix={guess}" if guess else "Complete them, by equal names"
         message = f"{images}, {masks}: {'; '.join(parts)}. {hint}, or leave such files out with data.orphans=skip"
@@ -152,6 +160,12 @@ class Layout:
             return f"{images}: none of {lonely} images has a mask, so '{split}' is empty; check data.masks and data.mask_suffix"
         kinds = f"pictures end in {', '.join(SUFFIXES)}, arrays in {', '.join(ARRAYS)}"
         return f"{images}: holds no image, so '{split}' is empty; {kinds}. Set data.images"
+
+
+def _arrays(folder: Path) -> str:
+    """The arrays in a folder that holds pictures, which are not read."""
+    found = [path.name for path in pictures(folder, ARRAYS)] if folder.is_dir() and any(pictures(folder)) else []
+    return f"{len(found)}, first {found[0]}" if found else ""
 
 
 def _ordered(names: list[str]) -> tuple[str, ...]:

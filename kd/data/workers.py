@@ -27,9 +27,13 @@ class Loader(DataLoader[Any]):
     """A loader whose lost workers are told in words."""
 
     def __iter__(self) -> Any:
-        """Batch by batch."""
-        with watched():
-            yield from super().__iter__()
+        """Batch by batch. Workers begin now, not with the first batch, so that what that draws is not a step's."""
+        return _told(super().__iter__())
+
+
+def _told(batches: Iterator[Any]) -> Iterator[Any]:
+    with watched():
+        yield from batches
 
 
 @contextmanager

@@ -79,7 +79,8 @@ class Method(nn.Module):
         Raises:
             ConfigError: it does not, or the pair does not fit otherwise; or a class of the user's own is no method yet.
         """
-        cls._check(cls.needs, config, teacher)
+        if cls.needs is not Method.needs:  # else what is read may be said only when it is built
+            cls._check(cls.needs, config, teacher)
         try:
             inspect.signature(inspect.unwrap(cls.__init__)).bind(cls, config, student, teacher)
         except TypeError:
@@ -94,7 +95,7 @@ class Method(nn.Module):
                 f'method: {cls.__name__} names no terms; say which ones its forward returns, e.g. terms = ("cosine",), and '
                 "weigh each under weights"
             )
-        cls._check(built.needs, config, teacher)  # what is read may depend on the configuration
+        cls._check(built.needs, config, teacher)
         return built
 
     @staticmethod

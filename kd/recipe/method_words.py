@@ -98,7 +98,9 @@ def _stacked(text: str, parts: Sequence[_Part]) -> _Part:
         merge(tree, {**rest, "weights": weights}, origins, {**part.origins, **marks})
     names = [own_name(member["name"]) for member in members]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"{text}: {twice[0]} is there twice; a method counts once, its weights can be larger")
+        brings = [part.word for part in parts if isinstance(part.tree["method"], list)]
+        told = f" ({brings[0]} brings it along: say {brings[0]} alone)" if brings else ""
+        raise ConfigError(f"{text}: {twice[0]} is there twice{told}; a method counts once, its weights can be larger")
     merge(tree, {"method": members}, origins, " + ".join(_source(part) for part in parts))
     return _Part(text, tree, origins)
 

@@ -152,8 +152,7 @@ def _table(published: Published, methods: Sequence[str], rows: Sequence[Row], fi
         notes.append(f"{_whose([n for n in cells if n.source == source], cells)} from {told.title}, {told.where}")
     for note in dict.fromkeys(number.note for number in cells if number.note):
         noted = [number for number in cells if number.note == note]
-        whose = dict.fromkeys(f"{_name(n.method)} on {DATASETS.get(n.dataset, n.dataset)}" for n in noted)
-        notes.append(f"{MARK * any(_on_other_labels(n) for n in noted)}{', '.join(whose)}: {note}")
+        notes.append(f"{MARK * any(_on_other_labels(n) for n in noted)}{_whose(noted, cells)}: {note}")
     return Table("", header, tuple(_line(*row) for row in rows), tuple(notes))
 
 
@@ -163,16 +162,23 @@ def _name(method: str | None) -> str:
 
 def _whose(numbers: Sequence[Number], cells: Sequence[Number]) -> str:
     """The methods of some cells, and their rows where others of these methods' cells are not among them."""
-    methods = dict.fromkeys(number.method for number in numbers)
-    names = ", ".join(_name(method) for method in methods)
-    if not any(cell.method in methods and cell not in numbers for cell in cells):
-        return names
+    alike: dict[str, list[str]] = {}
+    for method in dict.fromkeys(number.method for number in numbers):
+        own = [number for number in numbers if number.method == method]
+        whole = not any(cell.method == method and cell not in own for cell in cells)
+        alike.setdefault("" if whole else _rows(own), []).append(_name(method))
+    return ", ".join(f"{', '.join(names)}{rows and f' ({rows})'}" for rows, names in alike.items())
+
+
+def _rows(numbers: Sequence[Number]) -> str:
     rows: dict[str, dict[str, None]] = {}
     for one in numbers:
-        place = DATASETS.get(one.dataset, one.dataset) + " test" * (one.split == "test")
-        rows.setdefault(place, {})[one.student] = None
-    listed = "; ".join(f"{dataset} {', '.join(models)}" for dataset, models in rows.items())
-    return f"{names} ({listed})"
+        rows.setdefault(_place(one), {})[one.student] = None
+    return "; ".join(f"{dataset} {', '.join(models)}" for dataset, models in rows.items())
+
+
+def _place(number: Number) -> str:
+    return DATASETS.get(number.dataset, number.dataset) + " test" * (number.split == "test")
 
 
 def _line(dataset: str, student: str, found: Sequence[Number | None]) -> tuple[str, ...]:
@@ -189,7 +195,7 @@ def _baselines(published: Published, rows: Sequence[Row]) -> list[str]:
     for protocol in used:
         own = [n for n in published.numbers if n.protocol == protocol and n.method is None and n.pretrained]
         own = [n for n in own if published.sources[n.source].kind != "issue"]
-        told = [f"{DATASETS.get(n.dataset, n.dataset)} {n.student} {n.miou:.2f}" for n in own]
+        told = [f"{_place(n)} {n.student} {n.miou:.2f}" for n in own]
         whose = ", ".join(dict.fromkeys(_name(c.method) for *_, found in rows for c in found if c and c.protocol == protocol))
         notes += [f"Without distillation, as published with {whose}: {', '.join(told)}"] if told else []
     return notes

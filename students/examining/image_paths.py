@@ -12,6 +12,7 @@ from kd.data.band_files import ARRAYS
 from kd.data.folder_files import pictures
 from kd.data.reading import SUFFIXES
 from kd.files import at_home
+from students.progress import say
 
 KINDS = (*SUFFIXES, *ARRAYS)
 
@@ -48,7 +49,10 @@ def find(inputs: Sequence[str], output: Path) -> list[Item]:
 def _expand(text: str, output: Path) -> list[Item]:
     path = at_home(text)
     if path.is_dir():
-        found = _below(path, sorted(pictures(path)) or sorted(pictures(path, ARRAYS)), output)
+        there, arrays = sorted(pictures(path)), sorted(pictures(path, ARRAYS))
+        if there and arrays:
+            say(f"note: {path}: {len(arrays)} arrays beside pictures are not read, first {arrays[0].name}")
+        found = _below(path, there or arrays, output)
     elif path.exists():
         return [Item(path, path.stem)]
     elif glob.has_magic(text):

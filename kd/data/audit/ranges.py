@@ -18,6 +18,8 @@ from kd.data.headers import BrokenFileError
 
 FILES, PIXELS = 64, 2**16
 """So many files, spread over all, and of each so many pixels, are looked at."""
+BEYOND = 0.1
+"""A share of values outside the range that is said which is told."""
 PERCENTILES = (0.5, 99.5)
 """What lies beyond is glare, dead pixels and frames."""
 
@@ -25,7 +27,8 @@ PERCENTILES = (0.5, 99.5)
 @dataclass(frozen=True)
 class Measured:
     """``range`` is a pair for each channel where it is wanted and nobody has said it; ``mean`` and ``std`` are those of 0 to 1,
-    ``channels`` those of the files. ``kind`` says what these are."""
+    ``channels`` those of the files. ``kind`` says what these are; ``outside`` is the share of values beyond a range that was
+    said."""
 
     files: int
     kind: str
@@ -33,6 +36,7 @@ class Measured:
     range: Range | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    outside: float = 0.0
 
     def lines(self, said: int) -> Iterator[str]:
         """What to paste; ``said`` is the number of channels that the recipe says."""
@@ -40,6 +44,8 @@ class Measured:
         words += [f"'data.range={[list(pair) for pair in self.range]}'"] if self.range else []
         words += [f"'student.mean={list(self.mean)}'", f"'student.std={list(self.std)}'"]
         about = f", range {PERCENTILES[0]} to {PERCENTILES[1]} %" if self.range else ""
+        if self.outside > BEYOND:
+            yield f"{self.outside:.0%} of the values lie outside data.range, and become its ends: is it of these files?"
         yield f"measured on {self.files} images ({self.kind}){about}; say in the recipe, or on the command line:"
         yield f"  {' '.join(words)}"
 
@@ -71,7 +77,9 @@ def measure(data: Dataset, names: Sequence[str] = ()) -> Measured | None:
     pairs = ((0.0, 255.0),) if eight else said if fits and said else _range(values)
     scaled = mapped(values[:, None], pairs, Path())[:, 0].astype(np.float64)
     mean, std = (tuple(_rounded(one) for one in found) for found in (scaled.mean(0), np.maximum(scaled.std(0), 1e-3)))
-    return Measured(files, kind, channels, None if eight or fits else pairs, mean, std)
+    low, high = np.array(pairs, np.float64).T
+    outside = float(((values < low) | (values > high)).mean()) if fits else 0.0
+    return Measured(files, kind, channels, None if eight or fits else pairs, mean, std, outside)
 
 
 def _look(path: Path, channels: int) -> tuple[str, NDArray] | None:

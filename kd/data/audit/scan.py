@@ -74,6 +74,7 @@ def audit(
             found.offences.append(Offence(split, split, str(error)))
         else:
             found.classes = data.classes
+            found.notes += [note for note in data.notes if note not in found.notes]
             _scan(data, split, found, workers, show)
     if not found.samples:
         raise ConfigError("\n".join(dict.fromkeys(offence.message for offence in found.offences)))
@@ -200,6 +201,13 @@ def _remarks(found: Audit, split: str, crop: tuple[int, int]) -> None:
         found.notes.append(
             f"{split}: {len(small)} images are smaller than the crop {crop[0]}x{crop[1]} and get padded, first {name} "
             f"({size[0]}x{size[1]})"
+        )
+    kinds = Counter(sample.kinds[0] for sample in samples)
+    usual = max(kinds, key=kinds.__getitem__, default="")
+    rare = [sample for sample in samples if sample.kinds[0] != usual]
+    if split in found.free and rare:
+        found.notes.append(
+            f"{split}: {len(rare)} images are no {usual} as most are, first {rare[0].name}, {rare[0].kinds[0]}: is it a mask?"
         )
 
 
