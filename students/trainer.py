@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -31,6 +32,9 @@ from students.signals import REQUEUE, Interrupted, StopSignals
 from students.stages import span_at, spans
 
 Teacher = Callable[[Batch], Outputs]
+KNOBS = inspect.signature(DistributedDataParallel).parameters
+OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in KNOBS else "broadcast_buffers": False}
+"""What keeps each process's statistics its own: torch has renamed it."""
 
 
 class Part(NamedTuple):
@@ -175,7 +179,7 @@ class Trainer:
             self.objective.method.enter(stage)
         self.wrapped = self.objective
         if distributed.world_size() > 1:  # anew for each stage: it looks at requires_grad only once
-            self.wrapped = DistributedDataParallel(self.objective, broadcast_buffers=False)
+            self.wrapped = DistributedDataParallel(self.objective, **OWN_BUFFERS)
 
     def _sync(self, last: bool) -> Any:
         waits = isinstance(self.wrapped, DistributedDataParallel) and not last
