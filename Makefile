@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help demo test check lock clean
+.PHONY: help demo test faults check lock clean
 
 help:
 	@echo "make demo    teacher, baselines and five distillation methods x two seeds on procedural images; table and report (no download)"
 	@echo "make test    run the test suite"
+	@echo "make faults  the tests of damage and lost processes at many more places; minutes"
 	@echo "make check   ruff and mypy"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 	@echo "make clean   remove the environment and caches (never runs/)"
@@ -26,6 +27,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
+
+faults: .venv/ready
+	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -192,19 +192,39 @@ def test_the_logarithm_of_an_inactive_class_spoils_no_gradient() -> None:
     assert logits.grad.isfinite().all()
 
 
-def test_smoke_on_two_processes() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        *("-m", "kd", "train", "shapes/tiny", "kd", "--smoke"),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+LAUNCH = [sys.executable, "-m", "kd", "launch", "--nproc-per-node", "2"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1] if os.environ.get("KD_FAULTS") else [signal.SIGUSR1])
+def test_a_signal_to_the_launcher_reaches_two_processes_and_asks_for_a_requeue(tmp_path: Path, number: int) -> None:
+    recipe = write_recipe(tmp_path, **merged(LONGER, {"run": {"checkpoint_every": 10_000}}))
+    command = [*LAUNCH, "train", str(recipe), "--output", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    until_step(tmp_path / "run", 3, process.poll)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "the same command resumes the run" in errors
+    assert "Traceback" not in errors
+    state = checkpoint.load(tmp_path / "run", torch.device("cpu"))
+    assert state is not None
+    assert state["step"] >= 3
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    assert f"resuming {tmp_path / 'run'} at step {state['step']}" in done.stderr
     assert done.stdout.count("finished") == 1
+    assert "Warning" not in done.stderr
+
+
+def test_the_launcher_ends_as_its_command_does(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, run={"device": "nonsense"})
+    done = subprocess.run([*LAUNCH, "train", str(recipe)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count("error: run.device: is 'nonsense'") == 1
+    assert "Traceback" not in done.stderr
+    nothing = subprocess.run(LAUNCH, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert (nothing.returncode, "give a command to run" in nothing.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("place", [0, 5])

@@ -91,7 +91,7 @@ def test_its_commands_are_all_there_are() -> None:
     assert set(re.findall(r"\bkd ([a-z][a-z-]+)", README)) <= {*COMMANDS, "knows"}
 
 
-COMMAND = re.compile(r"^(?:torchrun \S+ -m )?kd train (.*?)(?:  .*)?$", re.MULTILINE)
+COMMAND = re.compile(r"^kd (?:launch --\S+ \d+ )?train (.*?)(?:  .*)?$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["readme", "contributing"])

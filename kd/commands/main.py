@@ -16,6 +16,7 @@ from typing import Any
 COMMANDS = (
     "init",
     "train",
+    "launch",
     "evaluate",
     "predict",
     "export",
@@ -68,12 +69,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     module = _module(words[0])
     parser = _described(argparse.ArgumentParser, module, prog=f"kd {words[0]}")
-    return _run(module, parser.parse_intermixed_args(words[1:]))
+    parse = parser.parse_args if getattr(module, "VERBATIM", False) else parser.parse_intermixed_args
+    return _run(module, parse(words[1:]))
 
 
 def overview(whole: bool = False) -> argparse.ArgumentParser:
-    """Of all commands, for the help and, ``whole`` with their options, for completion. It parses nothing: argparse cannot mix
-    options and words in sub-commands."""
+    """Of all commands, for the help and, ``whole``, for completion; parses nothing: sub-commands mix no words and options."""
     about = "Knowledge distillation for semantic segmentation: train, compare, deploy."
     parser = argparse.ArgumentParser(prog="kd", description=about, epilog=EPILOG, formatter_class=FORMATTER)
     parser.add_argument("--version", action="store_true", help="print the version")
@@ -102,11 +103,11 @@ def _complete() -> None:
 
 
 def _version() -> str:
-    from importlib import metadata
-
     try:
+        from importlib import metadata
+
         return f"kd {metadata.version('segmentation-kd')}"
-    except metadata.PackageNotFoundError:
+    except ModuleNotFoundError:
         return "kd (not installed)"
 
 
