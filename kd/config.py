@@ -16,8 +16,8 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-HIGHEST = 1e15
-"""Of the numbers in a configuration: steps and sizes beyond are slips, weights beyond are infinite in half precision."""
+HIGHEST = {int: 1e15, float: 1e30}
+"""Of the numbers in a configuration: steps and sizes beyond are slips, products with what is beyond are infinite in float32."""
 LONGEST = 200
 """Characters of a value that a message shows."""
 
@@ -136,8 +136,10 @@ def _strange(kind: Any, value: Any) -> str:
     if isinstance(value, bool):
         return f"is {str(value).lower()}; it is no switch: give a number"
     number = _number(value) if isinstance(value, str) else value
-    large = isinstance(number, (int, float)) and math.isfinite(number) and abs(number) > HIGHEST
-    return f"is {shown(value)}; numbers go up to {HIGHEST:.0e}" if large else ""
+    if not isinstance(number, (int, float)) or not math.isfinite(number):
+        return ""
+    highest = HIGHEST[float if _takes(kind, float) else int]
+    return f"is {shown(value)}; numbers go up to {highest:.0e} here" if abs(number) > highest else ""
 
 
 def _number(text: str) -> float | None:

@@ -237,8 +237,10 @@ def test_the_published_table_of_all_methods(capsys: pytest.CaptureFixture[str], 
     assert found["Cityscapes", "DL3-R18, test"]["CIRKDV2"] == "**75.60**"
     assert found["Cityscapes", "UPer-R18, test"]["CIRKDV2"] == "72.11", "alone, and so neither best nor worst"
     assert found["PASCAL VOC", "DL3+-R18"]["AttnFD"] == "**73.09**"
-    assert "Without distillation, as published with CIRKDV2: Cityscapes DL3-R18 73.56, Cityscapes UPer-R18 68.90" in out
-    assert "feature KD on Cityscapes: under extended training, beside a teacher of 79.8; the abstract tells no length" in out
+    assert "as published with CIRKDV2: Cityscapes test DL3-R18 73.56, Cityscapes test UPer-R18 68.90" in out
+    assert "CIRKD (CamVid DL3-R18, PSP-R18): checkpoint: not stated" in out
+    assert "SKD, IFVD, CWD (Cityscapes PSP-R18; PASCAL VOC DL3-R18, PSP-R18): only in the JML README" in out
+    assert "feature KD: under extended training, beside a teacher of 79.8; the abstract tells no length" in out
     numbers = json.loads(shown(capsys, monkeypatch, "--published", "--all-methods", "--format", "json"))
     assert len(numbers) > 90
     assert "72.11" in shown(capsys, monkeypatch, "--published", "--all-methods", "--format", "latex")

@@ -32,8 +32,14 @@ class Loader(DataLoader[Any]):
 
 
 def _told(batches: Iterator[Any]) -> Iterator[Any]:
-    with watched():
-        yield from batches
+    try:
+        with watched():
+            yield from batches
+    except (ConnectionError, EOFError):  # it was handing over a batch
+        if not (known := [int(pid) for pid in _table()[0] if pid]):
+            raise
+        dead = sorted(set(known) - {child.pid for child in multiprocessing.active_children()})
+        raise _lost("it ended", _sample_of(dead[0]) if len(dead) == 1 else "") from None
 
 
 @contextmanager
@@ -48,12 +54,15 @@ def watched() -> Iterator[None]:
     except RuntimeError as error:
         if (lost := LOST.search(str(error))) is None:
             raise
-        sample = _sample_of(int(lost["pid"]))
-        how = f"{lost['signal'] or 'it ended'}{f', while it read {sample}' if sample else ''}"
-        raise InputError(
-            f"a process that reads samples is gone ({how}); mostly since memory has run out: lower run.workers (0: none) "
-            "or schedule.batch, or take smaller crops, and the same command resumes the run"
-        ) from None
+        raise _lost(lost["signal"] or "it ended", _sample_of(int(lost["pid"]))) from None
+
+
+def _lost(how: str, sample: str) -> InputError:
+    told = f"{how}{f', while it read {sample}' if sample else ''}"
+    return InputError(
+        f"a process that reads samples is gone ({told}); mostly since memory has run out: lower run.workers (0: none) or "
+        "schedule.batch, or take smaller crops, and the same command resumes the run"
+    )
 
 
 def at(sample: str) -> None:
