@@ -44,11 +44,22 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, teacher: Outputs | None = None) -> dict[str, Tensor]:
         """All terms of one batch; in a stage where the student rests it does not look, and there is no task loss."""
-        outputs = None if self.rests else self.student(batch.image)
+        outputs = None if self.rests else self._looked_at(batch.image)
         if self.unlabelled is not None:
             batch, teacher = separated(batch, teacher, self.unlabelled)
         with maps(self.maps), checked_labels():  # the loader has looked at every crop
             return self._terms(outputs, batch, teacher)
+
+    def _looked_at(self, image: Tensor) -> Outputs:
+        try:
+            return self.student(image)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"schedule.batch: one image of {image.shape[-2]} x {image.shape[-1]} leaves the student's last batch norm one "
+                "value, which has no variance; use schedule.batch >= 2 x schedule.accumulate, or larger crops"
+            ) from None
 
     def _terms(self, outputs: Outputs | None, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

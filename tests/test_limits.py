@@ -97,6 +97,13 @@ def test_values_that_only_look_right(change: str, message: str, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_one_small_image_has_no_variance_and_is_told(tmp_path: Path) -> None:
+    words = ["schedule.batch=1", "augmentation.crop=[32, 32]", "student.output_stride=32", "--output", tmp_path / "run"]
+    done = call("train", "shapes/tiny", "ce", *words)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "schedule.batch: one image of 32 x 32 leaves the student's last batch norm one value" in done.stderr
+
+
 def test_switches_stay_switches() -> None:
     recipe, _ = load("shapes/tiny", ["ce", "run.deterministic=true", "student.pretrained=false", "student.options={a: true}"])
     assert (recipe.run.deterministic, recipe.student.pretrained, recipe.student.options) == (True, False, {"a": True})
