@@ -85,6 +85,13 @@ def test_plain_yaml_is_what_it_says() -> None:
         ("weights={ce: 0}", "weights are all 0"),
         ("loss.ce.class_weights=[-1, 1, 1, 1]", "loss.ce.class_weights.0: is -1"),
         ("run.device=meta", "run.device: is 'meta'"),
+        (
+            "student.options={pretrained: true}",
+            "student.options: holds pretrained, which is not timm's to be told here",
+        ),
+        ("student.options={in_chans: 1}", "student.options: holds in_chans, which is not timm's to be told here: set channels"),
+        ("student.options={layers: [1]}", "options: test_resnet cannot be built with {'layers': [1]} (float division by zero)"),
+        ("student.options={norm_layer: x}", "options: test_resnet cannot be built with {'norm_layer': 'x'}"),
         (f"seed={'[' * 500}", "is no YAML"),
         (f"seed={'x' * 100_000}", "... (100002 characters)"),
     ],

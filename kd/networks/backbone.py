@@ -155,7 +155,7 @@ def _create(
     try:
         with _quiet():
             return timm.create_model(name, pretrained=pretrained, **{**form, **wishes, **options})
-    except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
+    except (TypeError, AssertionError, NotImplementedError, ValueError, LookupError, ArithmeticError) as error:
         refused = [key for key in wishes if f"'{key}'" in str(error)] or [key for key in wishes if key == "output_stride"]
         if not refused:
             raise _refused(name, options, error) from error

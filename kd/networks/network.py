@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from kd.config import ConfigError, Named
@@ -15,6 +15,17 @@ from kd.distributed import world_size
 from kd.networks.backbone import Levels, build_backbone, levels_of
 from kd.networks.initialisation import LastConv, initialise
 from kd.types import Outputs, Sizes, check_image
+
+OURS = {
+    "pretrained": "set pretrained beside it",
+    "checkpoint_path": "set pretrained=FILE beside it",
+    "pretrained_cfg": "set pretrained=FILE beside it",
+    "output_stride": "set output_stride beside it",
+    "in_chans": "set channels beside it",
+    "num_classes": "the head has the data set's classes",
+    "features_only": "a backbone always gives its levels",
+}
+"""Arguments of timm's that follow from other keys, and what to do."""
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1, groups: int = 1) -> nn.Sequential:
@@ -110,6 +121,13 @@ class Network(nn.Module, ABC):
         mean: tuple[float, ...] = (0.485, 0.456, 0.406)
         std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
         channels: int = Field(default=3, ge=1)
+
+        @field_validator("options")
+        @classmethod
+        def _are_not_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
+            if key := next((key for key in options if key in OURS), None):
+                raise ValueError(f"holds {key}, which is not timm's to be told here: {OURS[key]}")
+            return options
 
         @model_validator(mode="after")
         def _normalises_each_channel(self) -> Network.Config:
