@@ -77,32 +77,40 @@ def check_owner(found: str | None, wanted: str, folder: Path) -> None:
 
 
 def data_marks(train_data: Dataset, splits: Mapping[str, Dataset]) -> dict[str, str]:
-    """For each split what it consists of: how many images, and a hash of their names and of the sizes of their files."""
+    """For each split what it consists of: how many images, a hash of their names, and one of the sizes of their files."""
     return {name: _data_mark(data) for name, data in {"train": train_data, **splits}.items()} if distributed.is_main() else {}
 
 
 def _data_mark(data: Dataset) -> str:
-    found = hashlib.sha256()
+    names, files = hashlib.sha256(), hashlib.sha256()
     for index in range(len(data)):
         sizes = [path.stat().st_size if path is not None and path.exists() else 0 for path in data.files(index)[:2]]
-        found.update(f"{data.identity(index)} {sizes}\n".encode())
-    return f"{len(data)} images, {found.hexdigest()[:12]}"
+        names.update(f"{data.identity(index)}\n".encode())
+        files.update(f"{sizes}\n".encode())
+    return f"{len(data)} images, names {names.hexdigest()[:12]}, files {files.hexdigest()[:12]}"
 
 
 def _moved(known: Mapping[str, str], marks: Mapping[str, str], folder: Path) -> str:
-    """What is wrong with going on with other data than a run began on, if it is."""
-    changed = [split for split in known if marks.get(split, known[split]) != known[split]]
-    if not changed:
-        return ""
-    before, now = known[changed[0]], marks[changed[0]]
-    return (
-        f"{folder}: the data has changed since this run began: {changed[0]} was {before} (of names and file sizes), it is "
-        f"{now}; put the data back as it was, or train anew into another --output"
-    )
+    """What is wrong with going on with other images than a run began on, if it is. Files that were mended are told only."""
+    for split, before in known.items():
+        now = marks.get(split, before)
+        (old, _, sizes), (new, _, other) = before.rpartition(", "), now.rpartition(", ")
+        if old != new:
+            return (
+                f"{folder}: the data has changed since this run began: {split} was {old}, it is {new}; put the data back as it "
+                "was, or train anew into another --output"
+            )
+        if sizes != other:
+            say(
+                f"WARNING: {folder}: files of {split} have other sizes than when this run began; steps before saw those of then"
+            )
+    return ""
 
 
-def identify(recipe: Recipe, origins: Origins, folder: Path, asked: str, marks: Mapping[str, str]) -> dict[str, Any]:
-    """Who this run is; written once, kept when it is resumed.
+def identify(
+    recipe: Recipe, origins: Origins, folder: Path, asked: str, marks: Mapping[str, str], resumed: bool
+) -> dict[str, Any]:
+    """Who this run is; written once, kept when it is resumed. Before the first checkpoint its data may still change.
 
     Raises:
         ConfigError: it began on other data than ``marks`` tell.
@@ -111,8 +119,10 @@ def identify(recipe: Recipe, origins: Origins, folder: Path, asked: str, marks: 
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         known = is_run_of(folder, recipe)
-        if known:
+        if known and resumed:
             problem = _moved(read_sealed(path).get("data", {}), marks, folder)
+        elif known:
+            write_sealed(path, {**read_sealed(path), **({"data": dict(marks)} if marks else {})})
         write_text(folder / "recipe.yaml", describe(recipe, origins))
         if not known:
             mark = fingerprint(recipe)

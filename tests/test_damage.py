@@ -203,7 +203,9 @@ def test_a_checkpoint_that_holds_code_is_called_so(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_data_that_has_changed_between_two_parts_of_a_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_has_changed_between_two_parts_of_a_run_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = pictures(tmp_path / "mine", ["train/a", "train/b", "train/c", "val/d", "test/e"])
     data = json.loads(folder_config(root).model_dump_json())
     recipe = cut_off(tmp_path / "run", monkeypatch, data=data, schedule={"batch": 2}, run={"absent_classes": "allow"})
@@ -216,14 +218,36 @@ def test_data_that_has_changed_between_two_parts_of_a_run_is_noticed(tmp_path: P
 
     for folder in ("images", "masks"):
         (root / folder / "train" / "b.png").unlink()
-    assert re.search(r"train was 3 images, \w+ \(of names and file sizes\), it is 2 images", refused())
+    assert re.search(r"train was 3 images, names \w+, it is 2 images, names", refused())
     for path, content in kept.items():
         path.write_bytes(content)
-    Image.effect_noise((16, 12), 50).convert("RGB").save(root / "images" / "val" / "d.png")
+    (root / "images" / "val" / "d.png").rename(root / "images" / "val" / "z.png")
+    (root / "masks" / "val" / "d.png").rename(root / "masks" / "val" / "z.png")
     assert "val was 1 images" in refused()
+    for place in ("images", "masks"):
+        (root / place / "val" / "z.png").unlink()
     for path, content in kept.items():
         path.write_bytes(content)
+    Image.effect_noise((16, 12), 50).convert("RGB").save(root / "images" / "train" / "a.png")  # mended, say
     assert execute(recipe, tmp_path / "run")["status"] == "finished"
+    assert "WARNING: " in (said := capsys.readouterr().err)
+    assert "files of train have other sizes than when this run began" in said
+
+
+def test_data_may_be_mended_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = pictures(tmp_path / "mine", ["train/a", "train/b", "train/c", "val/d", "test/e"])
+    data = json.loads(folder_config(root).model_dump_json())
+    recipe = tiny(data=data, schedule={"batch": 2}, run={"absent_classes": "allow"})
+    with monkeypatch.context() as patch:
+        patch.setattr("students.trainer.Trainer.fit", lambda *_: (_ for _ in ()).throw(RuntimeError("cut")))
+        with pytest.raises(RuntimeError, match="cut"):
+            execute(recipe, tmp_path / "run")
+    before = read_sealed(tmp_path / "run" / "run.json")
+    for folder in ("images", "masks"):
+        (root / folder / "train" / "b.png").unlink()
+    assert execute(recipe, tmp_path / "run")["status"] == "finished"
+    after = read_sealed(tmp_path / "run" / "run.json")
+    assert (before["id"], before["data"]["train"][:8], after["data"]["train"][:8]) == (after["id"], "3 images", "2 images")
 
 
 # ---------------------------------------------------------------------------------------------------- caches and stores
