@@ -1,4 +1,5 @@
-"""Looking at all that runs, sweeps, caches and stores have left: whether each file holds what was written to it."""
+"""Looking at all that runs, sweeps and caches have left: whether each file holds what was written to it. Samples of stores are
+looked at when they are read."""
 
 from __future__ import annotations
 

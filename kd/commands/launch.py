@@ -30,6 +30,7 @@ OPTIONS = {
     "max-restarts": "how often all ranks begin anew, from the last checkpoint, where one is lost (default: 0)",
     "local-addr": "the address of this machine",
 }
+ASKED = (signal.SIGTERM, signal.SIGUSR1)
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 GRACE = 600
 """Seconds for a step and a checkpoint, before ranks that were asked to stop are killed."""
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"rank {rank} failed first, with exit code {code}; what it said stands above", file=sys.stderr)
         return code
     except SignalException as error:
-        return 130 if error.sigval == signal.SIGINT else 75
+        return 75 if error.sigval in ASKED else 128 + error.sigval  # no rank saves a checkpoint for others
     except ValueError as error:
         raise ConfigError(f"launch: {error}") from None
     return 0
