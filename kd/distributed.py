@@ -75,7 +75,7 @@ def local_device(choice: str = "auto") -> torch.device:
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce in both directions: each rank's loss depends on each rank's summands."""
+    """All-reduce in both directions, as often as wanted: each rank's loss depends on each rank's summands."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004
@@ -84,10 +84,8 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+    def backward(ctx: Any, grad: Tensor) -> Any:  # noqa: ARG004
+        return _Sum.apply(grad.contiguous())
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -131,6 +129,24 @@ def gather_tensor(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(parts, values.detach().contiguous())
     return torch.cat(parts)
+
+
+class _Join(torch.autograd.Function):
+    """The gradient of a rank's part is what all ranks' losses say of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.count = len(values)
+        return gather_tensor(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return _Sum.apply(grad.contiguous())[rank() * ctx.count :][: ctx.count]
+
+
+def join_ranks(values: Tensor) -> Tensor:
+    """:func:`gather_tensor` with gradient, which fits :func:`sum_over_ranks`."""
+    return _Join.apply(values) if world_size() > 1 else values
 
 
 def barrier() -> None:

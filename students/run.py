@@ -17,6 +17,7 @@ from kd.evaluate.evaluator import Evaluation
 from kd.files import write_whole
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
+from kd.networks.drawn_by_image import draw_by_image
 from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
@@ -105,7 +106,10 @@ def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: D
     machine = recipe.run
     if machine.channels_last:
         student.to(memory_format=torch.channels_last)
-    synchronise(objective, device)
+    draw_by_image(objective)
+    synchronise(objective.student, device)
+    if objective.method is not None:
+        synchronise(objective.method, device, twice=True)
     asked = None
     if teacher is not None:
         half = precision(recipe.schedule.precision, device)

@@ -19,7 +19,7 @@ from kd.config import ConfigError
 from kd.losses.mixture import weighted_sum
 from kd.networks.network import Network
 from kd.recipe.schema import Recipe
-from kd.seeds import seed_everything
+from kd.seeds import seed_processes
 from kd.types import IGNORE, Batch, Outputs, Stage
 from students import checkpoint
 from students.feeding import fed
@@ -104,7 +104,7 @@ class Trainer:
     def one_step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step; returns the un-weighted terms, averaged over the accumulated parts."""
         recipe, parts = self.recipe, self.recipe.schedule.accumulate
-        seed_everything(recipe.seed, "step", self.step, distributed.rank())
+        seed_processes(recipe.seed, "step", self.step)
         span = span_at(self.spans, self.step)
         self._enter(span.stage)
         self.objective.train()

@@ -164,17 +164,15 @@ class TestAfDCD:
         hidden = (centre_mask(torch.zeros(1, 2, 9, 10)) == 0).nonzero()
         assert hidden[:, 2:].amin(0).tolist() == [3, 3]
         assert hidden[:, 2:].amax(0).tolist() == [5, 5]
-        assert self.method(mask="centre").drawn == frozenset()
         method = self.method(mask="random")
-        assert method.drawn == {"feature", "contrast"}
         found = []
         for seed in (1, 1, 2):
             seed_everything(seed)
             found.append(self.found(method))
         assert found[0] == found[1] != found[2]
 
-    def test_two_processes_are_one_where_nothing_is_drawn(self) -> None:
-        for knobs in ({"mask": "centre", "pool": 1}, {"mask": "none", "projector": "enhanced"}):
+    def test_two_processes_are_one_whatever_hides(self) -> None:
+        for knobs in ({"mask": "random"}, {"mask": "centre", "pool": 1}, {"mask": "none", "projector": "enhanced"}):
             two_are_one(subject(method_config({"name": "afdcd", **knobs})))
 
     def test_groups_that_do_not_divide_the_width_are_refused_with_the_options(self) -> None:

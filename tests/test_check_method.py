@@ -252,7 +252,7 @@ def test_rules_that_rest_on_a_broken_one_wait(tmp_path: Path) -> None:
 
 
 def test_random_terms_may_be_declared(tmp_path: Path) -> None:
-    done = answered(tmp_path, "declares", '    drawn = frozenset({"x"})\n' + BROKEN["draws"][0])
+    done = answered(tmp_path, "declares", '    local = frozenset({"x"})\n' + BROKEN["draws"][0])
     assert (done.returncode, done.stdout.count("ok ")) == (0, 11), done.stdout
     assert done.stdout.endswith("\ndeclares:Mine keeps the contract\n")
 

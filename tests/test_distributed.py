@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 import yaml
 from helpers_forked import on_ranks
 from safetensors.torch import load_file
+from timm.layers import DropPath
 from tiny import execute, tiny
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,8 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 from kd.losses.cross_entropy import CrossEntropy
 from kd.losses.kl import KL
 from kd.losses.overlap import JaccardMetricLoss
+from kd.networks.drawn_by_image import draw_by_image
 from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.schema import Recipe
+from kd.seeds import seed_processes
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,7 +119,7 @@ def test_a_whole_step_on_two_processes(tmp_path: Path) -> None:
         "seed": 3,
         "data": {"size": [64, 64]},
         "augmentation": {"crop": [64, 64]},
-        "student": {"dropout": 0.0, "output_stride": 8},
+        "student": {"dropout": 0.3, "output_stride": 8},
         "evaluation": {"every": 0},
     }
     still = tiny("jml_kd", **changes, schedule={"steps": 1, "optimizer": {"kind": "sgd", "lr": 1e-30}})
@@ -143,3 +146,52 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         assert code == 2
         assert "schedule.batch: is 3; 2 processes x 1 accumulated parts need a multiple of 2" in errors
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+class _Dropping(nn.Module):
+    """Every kind of dropout that draws by image, on maps and on tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values, self.channels, self.paths = nn.Dropout(0.4), nn.Dropout2d(0.4), DropPath(0.4)
+
+    def forward(self, maps: Tensor) -> list[Tensor]:
+        tokens = maps.flatten(2).transpose(1, 2)
+        return [self.values(maps), self.values(tokens), self.channels(maps), self.paths(maps), self.paths(tokens)]
+
+
+def _dropped(images: slice) -> list[Tensor]:
+    network = _Dropping()
+    draw_by_image(network)
+    seed_processes(1, "step", 2)
+    return network(torch.ones(4, 50, 6, 7)[images])
+
+
+def test_dropout_is_that_of_the_image_wherever_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _dropped(slice(None))
+    assert all(torch.equal(a, b) for a, b in zip(whole, _dropped(slice(None)), strict=True))
+    assert not torch.equal(whole[0][0], whole[0][1])  # images are not dropped alike, nor are layers
+    assert not torch.equal(whole[0].flatten(2).transpose(1, 2), whole[1])
+    assert torch.cat([part.flatten() for part in whole]).unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert float((whole[0] == 0).float().mean()) == pytest.approx(0.4, abs=0.02)
+    assert float((whole[2] == 0).float().mean()) == pytest.approx(0.4, abs=0.1)
+    assert bool((whole[2][:, :, :1, :1] == whole[2]).all())
+    assert bool((whole[3][:, :1, :1, :1] == whole[3]).all())
+    for member in range(2):
+        monkeypatch.setattr("kd.seeds.rank", lambda member=member: member)
+        share = slice(2 * member, 2 * member + 2)
+        assert all(torch.equal(part[share], mine) for part, mine in zip(whole, _dropped(share), strict=True))
+
+
+def test_dropout_by_image_is_torchs_but_for_what_it_draws() -> None:
+    network = _Dropping()
+    draw_by_image(network)
+    assert [type(child).__mro__[1] for child in network.children()] == [nn.Dropout, nn.Dropout2d, DropPath]
+    image = torch.rand(2, 3, 4, 5, requires_grad=True)
+    kept = network.values(image)
+    kept.sum().backward()
+    assert torch.equal(image.grad, (kept != 0) / 0.6)
+    assert all(torch.equal(part.flatten(), image.flatten()) for part in network.eval()(image)[::2][:2])
+    unscaled = DropPath(0.5, scale_by_keep=False)
+    draw_by_image(unscaled)
+    assert set(unscaled(torch.ones(64, 1)).flatten().tolist()) == {0.0, 1.0}

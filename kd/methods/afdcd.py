@@ -15,6 +15,7 @@ from kd.losses.loss import global_mean
 from kd.methods.afdcd_contrast import contrast, parts
 from kd.methods.maps import pair, squared_gap, widths_at
 from kd.methods.method import Method
+from kd.seeds import uniform_by_image
 from kd.types import Outputs, Sizes
 
 Positive = Annotated[int, Field(ge=1)]
@@ -101,7 +102,6 @@ class AfDCD(Method):
             )
         self.align = nn.Conv2d(inputs, width, 1) if inputs != width else nn.Identity()
         self.projector = Projector(width, 2 if config.projector == "enhanced" else 1)
-        self.drawn = frozenset(self.terms if config.mask == "random" else ())
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """Both terms."""
@@ -110,8 +110,7 @@ class AfDCD(Method):
 
     def _mask(self, like: Tensor) -> Tensor:
         if self.config.mask == "random":
-            noise = torch.rand(len(like), 1, *like.shape[2:], device=like.device, dtype=like.dtype)
-            return random_mask(noise, self.config.share)
+            return random_mask(uniform_by_image(like[:, :1]), self.config.share)
         return centre_mask(like) if self.config.mask == "centre" else like.new_ones(())
 
     def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> dict[str, Tensor]:

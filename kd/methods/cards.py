@@ -15,6 +15,11 @@ from kd.methods.method import Method
 from kd.types import Sizes
 
 FOLDER = "kd.methods"
+SCOPES = {
+    "global": "global, several processes compute what one does with all their images",
+    "process": "process, each computes {} of its own images",
+}
+"""What ``Method.scope`` says."""
 
 
 def names() -> list[str]:
@@ -65,6 +70,8 @@ def card(name: str, folder: Path) -> str:
     lines = [f"### {name}", "", first_line(module), "", inspect.getdoc(cls) or "", ""]
     built = _built(name, cls)
     lines += [f"Reads, of the teacher: {', '.join(sorted(built.needs)) if built else 'what its members read'}.", ""]
+    if built is not None:
+        lines += [f"Scope: {SCOPES[built.scope].format(', '.join(sorted(built.local)))}.", ""]
     if built is not None and (hard := [term for term in built.terms if term in built.hard]):
         lines += [f"Read labels too, and are 0 on images without any: {', '.join(hard)}.", ""]
     lines += ["Knobs:", "", *_knobs(cls.Config), ""]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kd.distributed import gather_tensor, rank
+from kd.distributed import gather_tensor, join_ranks, rank, world_size
 from kd.keywords import keywords
 from kd.losses.kl import logit_kl
 from kd.losses.loss import global_mean
@@ -26,22 +26,33 @@ def unit(features: Tensor) -> Tensor:
     return F.normalize(features.flatten(2), dim=1).transpose(1, 2).contiguous()
 
 
-def grouped_pairs(images: int, group: int, like: Tensor) -> Pairs:
-    """All ordered pairs of images, also with itself, within groups; each image's pairs share its weight of 1."""
-    within = [range(first, min(first + group, images)) for first in range(0, images, group)]
-    found = torch.tensor([(i, j, len(members)) for members in within for i in members for j in members], device=like.device)
-    return Pairs(found[:, 0], found[:, 1], 1 / found[:, 2].to(like.dtype))
+def grouped_pairs(images: int, group: int, like: Tensor, first: int = 0, every: int = 0) -> Pairs:
+    """All ordered pairs of some images, from the ``first`` on, with those of their groups among ``every`` image (also with
+    themselves); each image's pairs share its weight of 1."""
+    every = every or images
+    found = []
+    for image in range(first, first + images):
+        start = image - image % group
+        others = range(start, min(start + group, every))
+        found += [(image - first, other, len(others)) for other in others]
+    query, key, count = torch.tensor(found, device=like.device).unbind(1)
+    return Pairs(query, key, 1 / count.to(like.dtype))
 
 
 def mini_batch(student: Tensor, teacher: Tensor, temperature: float, group: int, keep: Tensor | None = None) -> Tensor:
     """Mean over pixels and pairs of images of the KL between their similarities to the second image's pixels.
 
-    Unit vectors ``B N D``; ``keep`` ``B N`` chooses rows. Pairs stay within groups of ``group`` images, so the value does not
-    depend on how a batch is spread over processes.
+    Unit vectors ``B N D``; ``keep`` ``B N`` chooses rows. Pairs stay within groups of ``group`` images of the whole batch, so
+    the value does not depend on how it is spread over processes; where a group is, they exchange their vectors.
     """
     weights = student.new_ones(student.shape[:2]) if keep is None else keep.to(student.dtype)
-    pairs = grouped_pairs(len(student), group, student)
-    total = row_divergence(Side(student, student), Side(teacher, teacher), pairs, weights, temperature)
+    images, mine, its = len(student), student, teacher
+    if world_size() > 1 and images % group:
+        pairs = grouped_pairs(images, group, student, rank() * images, world_size() * images)
+        mine, its = join_ranks(student), gather_tensor(teacher)
+    else:
+        pairs = grouped_pairs(images, group, student)
+    total = row_divergence(Side(student, mine), Side(teacher, its), pairs, weights, temperature)
     return global_mean(total, weights)
 
 
@@ -97,7 +108,6 @@ class CIRKD(Method):
 
     needs = frozenset({"logits", "embedding"})
     terms = ("kl", "mini", "pixel", "region")
-    drawn = frozenset({"pixel"})
     hard = frozenset({"pixel", "region"})
     clock: Tensor
     seed: Tensor
@@ -146,7 +156,9 @@ class CIRKD(Method):
     def remember(self, embedding: Tensor, labels: Tensor, moment: tuple[int, int]) -> None:
         """Write the batch of all ranks into both banks; unit ``embedding`` ``B N D``, ``labels`` ``B N``; ``moment`` seeds."""
         config, classes = self.config, self.student.classes
-        order = torch.rand(labels.shape, generator=generator(*moment, "pixels", rank()))
+        first = rank() * len(labels)
+        sources = [generator(*moment, "pixels", first + number) for number in range(len(labels))]
+        order = torch.stack([torch.rand(labels.shape[1], generator=source) for source in sources])
         draw = draw_pixels(labels, classes, config.per_class, order.to(embedding), config.variant == "code")
         for bank, found in (
             (self.pixel_bank, pixels(embedding, draw)),

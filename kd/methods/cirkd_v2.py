@@ -86,7 +86,7 @@ class CIRKDv2(Method):
 
     needs = CIRKD.needs
     terms = (*CIRKD.terms, "hint", "channel_mini", "channel_memory", "channel_mse")
-    drawn, hard = CIRKD.drawn, CIRKD.hard
+    hard = CIRKD.hard
 
     @keywords(Config)
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from kd.config import Config, ConfigError
 from kd.methods.maps import frozen, mean
 from kd.schedules import LearningRateConfig, OptimizerConfig
+from kd.seeds import uniform_by_image
 from kd.types import Sizes
 
 LAST = 4
@@ -168,7 +169,6 @@ class Adversary(nn.Module):
     def __init__(self, config: Any, sizes: Sizes) -> None:
         super().__init__()
         self.config = config
-        self.drawn = frozenset({"critic"} if config is not None and config.penalty else ())
         self.critic = Critic(sizes.classes, strided_stages(sizes.grid)) if config is not None else None
 
     @staticmethod
@@ -187,7 +187,7 @@ class Adversary(nn.Module):
         fake = student.detach()
         cost = critic_loss(self.critic(teacher), self.critic(fake), self.config.kind)
         if self.config.penalty:
-            share = torch.rand(len(fake), 1, 1, 1, device=fake.device, dtype=fake.dtype)
+            share = uniform_by_image(fake.new_empty(len(fake), 1, 1, 1))
             cost = cost + self.config.penalty * gradient_penalty(self.critic, teacher, fake, share)
         return {"fool": fool, "critic": cost}
 

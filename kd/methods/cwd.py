@@ -80,7 +80,6 @@ class CWD(Method):
         features = "embedding" in config.maps
         self.projection = Projection(student.embedding, teacher.embedding) if features else None
         self.adversary = Adversary(config.adversary, teacher)
-        self.drawn = self.adversary.drawn
 
     @classmethod
     def terms_of(cls, config: Any) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ class Method(nn.Module):
     ``stages``  parts of the schedule; most methods have one
     ``terms``   names of what :meth:`forward` returns, so that weights can be checked before training; where they depend on the
                 configuration, :meth:`terms_of` gives them
-    ``drawn``   those of the terms that each process draws something at random for, so that several processes do not compute
-                quite what one does
+    ``local``   those of the terms that are, by definition, of the images of one process, so that several processes do not
+                compute what one does with all their images
     ``hard``    those of the terms that are 0 where no pixel has a label
 
     Raises:
@@ -52,7 +52,7 @@ class Method(nn.Module):
     needs: frozenset[str] = frozenset({"logits"})
     stages: tuple[Stage, ...] = (Stage("distil"),)
     terms: tuple[str, ...] = ()
-    drawn: frozenset[str] = frozenset()
+    local: frozenset[str] = frozenset()
     hard: frozenset[str] = frozenset()
 
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
@@ -110,6 +110,11 @@ class Method(nn.Module):
                 f"method: {config.name} reads the teacher's {', '.join(lacking)}, but this teacher gives only "
                 f"{', '.join(sorted(teacher.fields))}; {OTHER_TEACHER if 'logits' in teacher.fields else SECOND_TEACHER}"
             )
+
+    @property
+    def scope(self) -> Literal["global", "process"]:
+        """``global``: several processes compute what one does with all their images; ``process``: not all terms do."""
+        return "process" if self.local else "global"
 
     def __call__(self, student: Outputs | None, teacher: Outputs, target: Tensor) -> dict[str, Tensor]:
         """:meth:`forward`, outside autocast: a method computes in float32, see ``kd.methods.maps``.

@@ -47,7 +47,7 @@ class Several(Method):
             )
         self.needs = frozenset[str]().union(*(method.needs for _, method in self._all()))
         self.terms = tuple(f"{name}_{term}" for name, method in self._all() for term in method.terms)
-        self.drawn = frozenset(f"{name}_{term}" for name, method in self._all() for term in method.drawn)
+        self.local = frozenset(f"{name}_{term}" for name, method in self._all() for term in method.local)
         self.hard = frozenset(f"{name}_{term}" for name, method in self._all() for term in method.hard)
 
     @classmethod

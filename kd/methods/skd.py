@@ -83,7 +83,6 @@ class SKD(Method):
     def __init__(self, config: Any, student: Sizes, teacher: Sizes) -> None:
         super().__init__(config, student, teacher)
         self.adversary = Adversary(config.adversary, teacher)
-        self.drawn = self.adversary.drawn
 
     @classmethod
     def terms_of(cls, config: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Batch norm over all processes: torch's and timm's on CUDA, a plain differentiable one on the CPU."""
+"""Batch norm over all processes: torch's and timm's on CUDA, a plain one, differentiable twice, on the CPU and for methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _normalise(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
         return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     kind, values = values.dtype, full_precision(values)
     dims, shape = (0, 2, 3), (1, -1, 1, 1)
-    count = torch.tensor([values.numel() / values.shape[1]], dtype=torch.float64)
+    count = torch.tensor([values.numel() / values.shape[1]], dtype=torch.float64, device=values.device)
     sums = sum_over_ranks(torch.cat([values.double().sum(dims), count]))
     total = sums[-1].detach()
     mean = (sums[:-1] / total).to(values.dtype)
@@ -49,11 +49,14 @@ class CrossRankBatchNormAct(BatchNormAct2d):
         return self.act(self.drop(_normalise(self, values)))
 
 
-def synchronise(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with batch norms over all processes; unchanged when alone."""
+def synchronise(network: nn.Module, device: torch.device, twice: bool = False) -> nn.Module:
+    """The network with batch norms over all processes; unchanged when alone.
+
+    ``twice``: its gradients may be differentiated again, as a critic's whose gradient is penalised; torch's own on CUDA cannot.
+    """
     if world_size() == 1:
         return network
-    if device.type == "cuda":
+    if device.type == "cuda" and not twice:
         return convert_sync_batchnorm(network)  # torch's own conversion drops timm's activations
     for module in network.modules():
         if isinstance(module, BatchNormAct2d):

@@ -42,7 +42,7 @@ def two_are_one(subject: Subject) -> None:
     method = subject.method()
     for stage, one in enumerate(computed(method, subject.pair, slice(None))):
         both = [found["stages"][stage] for found in ranks]
-        _check_terms([found["terms"] for found in both], one["terms"], method.drawn)
+        _check_terms([found["terms"] for found in both], one["terms"], method.local)
         _check_gradients([found["gradients"] for found in both], one["gradients"])
         _check_state(*(found["state"] for found in both))
 
@@ -68,7 +68,7 @@ def _member(rank: int, folder: str, values: Any, pair: str) -> None:
 
 
 def computed(method: Method, pair: str, share: slice) -> list[dict[str, Numbers]]:
-    """Of each stage, on a share of the images: the terms, the gradients of those that are not drawn, the method's state."""
+    """Of each stage, on a share of the images: the terms, the gradients of those that are not local, the method's state."""
     student = partial(made, STUDENT, 1, IMAGES, share=share)
     teacher = partial(made, TEACHERS[pair], 2, IMAGES, share=share)
     target = labels(IMAGES, blank=(IMAGES - 1,))[share]
@@ -76,7 +76,7 @@ def computed(method: Method, pair: str, share: slice) -> list[dict[str, Numbers]
 
 
 def _numbers(step: Step, method: Method) -> dict[str, Numbers]:
-    step.backward(but=method.drawn)
+    step.backward(but=method.local)
     leaves = {f"student.{name}": leaf for name, leaf in step.student.leaves.items()}
     parameters = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
     return {
@@ -90,15 +90,19 @@ def _gradient(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.clone()
 
 
-def _check_terms(ranks: list[Numbers], one: Numbers, drawn: frozenset[str]) -> None:
-    remedy = "Sums and means must run over the images of all processes: kd.methods.maps.mean, kd.distributed.sum_over_ranks"
+def _check_terms(ranks: list[Numbers], one: Numbers, local: frozenset[str]) -> None:
+    remedy = (
+        "Sums and means must run over the images of all processes: kd.methods.maps.mean, kd.distributed.sum_over_ranks; what "
+        "is drawn at random, image by image: kd.seeds.uniform_by_image"
+    )
     for name, whole in one.items():
         first, second = (found[name] for found in ranks)
         told = f"the term '{name}' is {first:.6g} and {second:.6g} in two processes, {whole:.6g} in one with the same images"
         if not _close(first, second):
             raise Breach(f"{told}. {remedy}")
-        if name not in drawn and not _close(first, whole):
-            raise Breach(f"{told}. {remedy}. If what it draws at random is why, say so: drawn = frozenset({{'{name}'}})")
+        if name not in local and not _close(first, whole):
+            declared = f"local = frozenset({{'{name}'}})"
+            raise Breach(f"{told}. {remedy}. If it is of one process's images by definition, say so: {declared}")
 
 
 def _check_gradients(ranks: list[Numbers], one: Numbers) -> None:

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config import ConfigError
-from kd.distributed import rank
 from kd.methods.build import build_method
 from kd.methods.method import Method
-from kd.seeds import seed_everything
+from kd.seeds import seed_everything, seed_processes
 from kd.types import IGNORE, Outputs, Sizes, Stage
 
 CLASSES, STRIDE, CROP = 5, 8, (64, 80)
@@ -145,7 +144,7 @@ class Step(NamedTuple):
 def steps(method: Method, student: Callable[[], Made], teacher: Callable[[], Made], target: Tensor) -> Iterator[Step]:
     """A step of each stage, seeded as in training, with outputs of its own."""
     for stage in method.stages:
-        seed_everything("contract", "step", rank())
+        seed_processes("contract", "step")
         method.enter(stage)
         method.zero_grad()
         mine, its = student(), teacher()
