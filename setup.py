@@ -26,6 +26,7 @@ extras = {
     "export": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.19"],
     "sbd": ["scipy>=1.11"],
     "tiff": ["tifffile>=2023.7"],
+    "slurm": ["submitit>=1.5"],
 }
 everything = [package for packages in extras.values() for package in packages]
 development = [

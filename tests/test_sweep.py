@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from kd.config import ConfigError
 from kd.recipe.loading import load
 from kd.recipe.schema import fingerprint
 from kd.sweep.budget import clock_key, total_steps
-from kd.sweep.launcher_files import slurm_array, wandb_sweep
+from kd.sweep.launcher_files import slurm_script, wandb_sweep
 from kd.sweep.points import Point, expand, to_measure
 from kd.sweep.schema import read_sweep
 from kd.sweep.select import chosen, named
@@ -248,11 +249,14 @@ def test_other_launchers_run_the_same_points(recipes: Path) -> None:
     sweep = yaml.safe_load(wandb_sweep(found, "x", command, "project"))
     assert sweep["parameters"] == {"only": {"values": [point.name for point in found]}}
     assert sweep["command"] == ["${env}", *command, "${args}"]
-    assert "#SBATCH --job-name=a_touch_b\n" in slurm_array(found, "a\n; touch b", command)
-    script = slurm_array(found, "x", command)
-    assert "#SBATCH --array=0-4\n" in script
+    assert "--job-name=a_touch_b " in slurm_script(found, "a\n; touch b", command)
+    script = slurm_script(found, "x", command, ["gres=gpu:1", "comment=$(touch b)"])
+    assert script.count("--array=0-2 ") == script.count("--array=0-1 ") == 1  # teacher and baselines, then its students
+    assert script.count("--dependency=afterok:${job1}_0 ") == 1
+    assert script.count("--gres=gpu:1 '--comment=$(touch b)'") == 2
     assert "'seed=[0,1]'" in script
     assert all(point.name in script for point in found)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

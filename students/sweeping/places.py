@@ -18,24 +18,30 @@ class Place:
     environment: Mapping[str, str]
 
 
-def places(jobs: int | None) -> list[Place]:
-    """``jobs`` places, by default one for each GPU, or one. GPUs and cores are divided; OMP_NUM_THREADS, if set, stays.
+def places(jobs: int | None, processes: int = 1) -> list[Place]:
+    """``jobs`` places for so many ``processes`` each, by default one for each set of as many GPUs, or one. GPUs and cores are
+    divided; OMP_NUM_THREADS, if set, stays.
 
     Raises:
-        InputError: ``jobs`` is less than 1.
+        InputError: ``jobs`` or ``processes`` is less than 1, or there are fewer GPUs than processes.
     """
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs is {jobs}; give the number of points that run at a time, at least 1")
+    for name, value in (("jobs", jobs), ("processes", processes)):
+        if value is not None and value < 1:
+            about = "points that run at a time" if name == "jobs" else "processes of each point"
+            raise InputError(f"--{name} is {value}; give the number of {about}, at least 1")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [str(number) for number in range(torch.cuda.device_count())]
     if gpus and visible:
         gpus = visible.split(",")[: len(gpus)]
-    count = jobs or max(1, len(gpus))
+    if gpus and len(gpus) < processes:
+        raise InputError(f"--processes is {processes}, but here are {len(gpus)} GPUs; a process needs one of its own")
+    sets = [",".join(gpus[first : first + processes]) for first in range(0, len(gpus) - processes + 1, processes)]
+    count = jobs or max(1, len(sets))
     found = []
     for number in range(count):
-        environment = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
-        if count > 1 and "OMP_NUM_THREADS" not in os.environ:
-            environment["OMP_NUM_THREADS"] = str(max(1, _cores() // count))
+        environment = {"CUDA_VISIBLE_DEVICES": sets[number % len(sets)]} if sets else {}
+        if count * processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(max(1, _cores() // (count * processes)))
         found.append(Place(environment))
     return found
 

@@ -6,7 +6,6 @@ machines may run one sweep in a shared folder.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -19,17 +18,17 @@ from typing import IO, Literal
 
 from tqdm import tqdm
 
-from kd.files import grouped, write_text
+from kd.files import grouped
 from kd.sealed import read_sealed
 from kd.sweep.budget import total_steps
 from kd.sweep.points import Point
 from students.progress import bar, say
 from students.signals import StopSignals
 from students.sweeping.places import Place
+from students.sweeping.point_process import LOG, RECIPE, begun, claimed, last_line, link_instead
 from students.sweeping.state import done_steps, is_finished
 
 Outcome = Literal["finished", "failed", "blocked", "stopped", "not begun"]
-LOG, RECIPE, LOCK = "log.txt", "point.yaml", ".point.lock"
 POLL = 0.2
 AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
@@ -102,7 +101,8 @@ class Runner:
             self._claim(point, folder)
 
     def _claim(self, point: Point, folder: Path) -> None:
-        lock = _lock(point, folder)
+        link_instead(folder, point.instead)
+        lock = claimed(folder)
         if lock is None:
             if point.name not in self.elsewhere:
                 self.elsewhere.add(point.name)
@@ -113,20 +113,11 @@ class Runner:
             self._start(point, folder, lock)
 
     def _start(self, point: Point, folder: Path, lock: IO[str]) -> None:
-        write_text(folder / RECIPE, point.text)
         place = self.free.pop(0)
         environment = {**os.environ, **place.environment}
         if point.name not in self.asked:
             environment = {key: value for key, value in environment.items() if key not in AGENT}
-        with (folder / LOG).open("ab") as log:
-            process = subprocess.Popen(
-                [*self.command, str(folder / RECIPE), "--output", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=[lock.fileno()],  # an orphan goes on holding its point
-            )
+        process = begun(folder, point.text, self.command, environment, lock)
         self.running.append(_Running(point, place, process, lock))
         say(f"{point.name}: started, {folder / LOG}")
 
@@ -170,44 +161,12 @@ class Runner:
         shown.set_postfix_str("; ".join([f"{count['finished']}/{len(self.points)} points{failed}", *states]))
 
 
-def _lock(point: Point, folder: Path) -> IO[str] | None:
-    """The point's lock, or None while another process holds it. A run finished elsewhere is linked to instead."""
-    if point.instead and not folder.exists() and _is_this_run(point, Path(point.instead)):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.symlink_to(os.path.relpath(point.instead, folder.parent), target_is_directory=True)
-        say(f"{point.name}: is {point.instead}, finished before")
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / LOCK).open("w", encoding="utf-8")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        return None
-    return handle
-
-
-def _is_this_run(point: Point, folder: Path) -> bool:
-    if not is_finished(folder):
-        return False
-    result = read_sealed(folder / "result.json")
-    return point.name.endswith(f"-{result['fingerprint']}-s{result['seed']}")
-
-
 def _score(folder: Path) -> str:
     result = read_sealed(folder / "result.json")
     if result["reported_on"] is None:
         return "not measured"
     miou = result["last"][result["reported_on"]]["mIoU"]
     return "mIoU undefined" if miou is None else f"mIoU {miou:.2f} ({result['reported_on']})"
-
-
-def last_line(folder: Path) -> str:
-    """The last line that a point wrote, which says why it failed."""
-    try:
-        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return "it wrote no log"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
 
 
 def not_done(outcomes: Mapping[str, Outcome]) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kd.sealed import read_sealed, write_sealed
 from kd.sweep.budget import total_steps
@@ -15,6 +15,13 @@ from students.checkpoint import NAME, PREVIOUS
 
 State = Literal["finished", "resumable", "to do", "waiting"]
 TAIL = 16384
+
+
+class Live(NamedTuple):
+    """Of a point that waits for its turn or runs: ``queued`` or ``running``, and where."""
+
+    state: str
+    where: str
 
 
 def state(point: Point, root: Path) -> State:
@@ -81,8 +88,8 @@ class Prices:
         return 0.0 if left == 0 else None if price is None else left * price
 
 
-def listing(points: Sequence[Point], root: Path) -> str:
-    """One line a point: state, steps, training time that is left; then the total."""
+def listing(points: Sequence[Point], root: Path, live: Mapping[str, Live] | None = None) -> str:
+    """One line a point: state, steps, training time that is left, what ``live`` tells of it; then the total."""
     prices = Prices(points, root)
     left = {point.name: prices.seconds(point) for point in points}
     lines = [f"{'state':10s} {'steps':>8s} {'left':>8s}  point"]
@@ -90,10 +97,12 @@ def listing(points: Sequence[Point], root: Path) -> str:
         waits = [name for name in point.needs if not is_finished(root / name)]
         steps = f"{point.recipe.schedule.steps}{'?' if point.plan and point.plan.pending else ''}"
         after = f"  (after {', '.join(waits)})" if waits else ""
-        lines.append(f"{state(point, root):10s} {steps:>8s} {_span(left[point.name]):>8s}  {point.name}{after}")
+        now = (live or {}).get(point.name)
+        words, where = (now.state, f"  [{now.where}]") if now else (state(point, root), "")
+        lines.append(f"{words:10s} {steps:>8s} {_span(left[point.name]):>8s}  {point.name}{after}{where}")
     known = [seconds for seconds in left.values() if seconds is not None]
     unknown = f" and {len(left) - len(known)} points of unknown cost" if len(known) < len(left) else ""
-    counts = Counter(state(point, root) for point in points)
+    counts = Counter(live[point.name].state if live and point.name in live else state(point, root) for point in points)
     lines.append(f"{len(points)} points: {', '.join(f'{count} {name}' for name, count in counts.items())}")
     lines.append(
         f"training left, one point after the other, without evaluations: {_span(sum(known) if known else None)}{unknown}"
