@@ -5,9 +5,12 @@ The world comes from torchrun's environment only (RANK, LOCAL_RANK, WORLD_SIZE).
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,6 +21,7 @@ from torch import Tensor
 from kd.config import ConfigError
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1
 
 
 def world_size() -> int:
@@ -37,7 +41,12 @@ def is_main() -> bool:
 
 @contextmanager
 def world(device: torch.device, timeout_seconds: int = 300) -> Iterator[None]:
-    """Join torchrun's world for the duration of the block. A lost peer is an error after ``timeout_seconds``, not a hang."""
+    """Join torchrun's world for the duration of the block. A lost peer is an error after ``timeout_seconds``, not a hang.
+
+    Raises:
+        SystemExit: another process is gone, in a line; not 2, since the user has nothing to change.
+    """
+    _end_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -48,8 +57,23 @@ def world(device: torch.device, timeout_seconds: int = 300) -> Iterator[None]:
     )
     try:
         yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise SystemExit(
+            f"error (rank {rank()}): another process of this run is gone, or does not answer ({reason}); what it said stands "
+            "elsewhere. The same command goes on from the last checkpoint, by itself under `kd launch --max-restarts N`"
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_launcher() -> None:
+    """Have Linux ask a rank to stop when torchrun is gone, so that none trains on beside its successors."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def local_device(choice: str = "auto") -> torch.device:

@@ -148,6 +148,18 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_norms_that_are_added_keep_their_gradients_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one value a process, and twice: what is accumulated in place for one bias must not reach the other."""
+    monkeypatch.setattr("kd.networks.sync_batch_norm.world_size", lambda: 2)
+    pair = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)])
+    synchronise(pair, torch.device("cpu"))
+    monkeypatch.setattr("kd.networks.sync_batch_norm.sum_over_ranks", lambda values: 2 * values)
+    for slope in (1.0, 10.0):
+        made = pair[0](torch.ones(1, 3, 1, 1)) + pair[1](torch.zeros(1, 3, 1, 1))
+        (slope * made).sum().backward()
+    assert [norm.bias.grad.tolist() for norm in pair] == [[11.0] * 3] * 2
+
+
 class _Dropping(nn.Module):
     """Every kind of dropout that draws by image, on maps and on tokens."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["SLURM_CONF"] = ENVIRONMENT["SLURM_CONF"] = str(folder / "slurm.conf")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where kd is
     yield
     subprocess.run(["bash", HERE / "down.sh", folder], timeout=60, check=False)
     os.environ.clear()
@@ -126,7 +128,7 @@ def test_jobs_are_cancelled_and_stay_so(slurm: None, tmp_path: Path) -> None:
     script = call("sweep", sweep, "--slurm", "--only", "a_kd*", folder=folder).stdout
     (folder / "queue.sh").write_text(script)
     subprocess.run(["bash", "queue.sh", "--partition=low", "--time=20"], cwd=folder, check=True, capture_output=True)
-    assert queue("-t", "PENDING", "-o", "%r").count("Dependency") == 2
+    until(lambda: queue("-t", "PENDING", "-o", "%r").count("Dependency") == 2)
     until(lambda: not queue())
     done = [point.name for point in points if is_finished(folder / ROOT / point.name)]
     assert done == [point.name for point in points if point.label in ("teacher", "a_kd")]

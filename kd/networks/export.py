@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.config import InputError
+from kd.files import write_whole
 from kd.networks.network import Network
 
 TOLERANCE = 1e-3
@@ -97,10 +98,7 @@ def write_onnx(
             f"{file}: onnxruntime {trouble} (at most {TOLERANCE} passes); nothing is written. Try a fixed --size "
             "without --dynamic, or other versions of torch and onnxruntime"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    onnx.save(model, partial)
-    partial.replace(file)
+    write_whole(file, lambda partial: onnx.save(model, partial))
     return parity
 
 

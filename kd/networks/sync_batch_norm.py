@@ -30,7 +30,11 @@ def _normalise(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
     scaled = centred * (variance + norm.eps).rsqrt().view(shape)
-    return (scaled * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else scaled).to(kind)
+    if not norm.affine:
+        return scaled.to(kind)
+    # times 1, so that the bias has a gradient of its own: of a single value autograd hands on the tensor that came, and two
+    # norms whose outputs are added would share one, in which all that is accumulated in place is mixed
+    return (scaled * norm.weight.view(shape) + (norm.bias * 1).view(shape)).to(kind)
 
 
 class CrossRankBatchNorm(nn.BatchNorm2d):
