@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     teacher = load_teacher(recipe.teacher, data.classes, device, data.channels) if recipe.teacher is not None else None
     say(f"steps of {options.model} on {device}, {images} images at once: half a minute or more")
     measure = partial(stage_costs, teacher=teacher, data=data, device=device, images=images, processes=world.processes)
-    setting, costs = Setting.of(recipe, world, seconds_per_sample(recipe, data)), measure(recipe)
+    setting, costs = Setting.of(recipe, world, seconds_per_sample(recipe, data)), measure(recipe, compared=True)
     found: dict[str, Any] = plan(costs, setting, world.memory or memory_here(device))
     place = environment(device)
     found["assumptions"] = list(assumptions(found, place, recipe.run.workers))

@@ -45,9 +45,17 @@ class Step(NamedTuple):
 
 
 def stage_costs(
-    recipe: Recipe, teacher: Teacher | None, data: Dataset, device: torch.device, images: int, processes: int
+    recipe: Recipe,
+    teacher: Teacher | None,
+    data: Dataset,
+    device: torch.device,
+    images: int,
+    processes: int,
+    compared: bool = False,
 ) -> list[StageCost]:
     """Measure each stage at parts of about ``images``, with the batch norms that ``processes`` have.
+
+    ``compared``: also what one process alone would need, whose batch norms are others where it is a CPU's.
 
     Raises:
         InputError: not even the smallest part fits into memory.
@@ -58,7 +66,7 @@ def stage_costs(
     plain = recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"accumulate": 1})})
     with _bench(plain, teacher, data, device, processes) as bench:
         found = [bench.stage(span, batch, sizes, images) for span in bench.trainer.spans]
-    if processes == 1 or device.type != "cpu" or images == 1:  # elsewhere a process alone computes the same
+    if not compared or processes == 1 or device.type != "cpu" or images == 1:
         return found
     with _bench(plain, teacher, data, device, 1) as bench:
         alone = [bench.step(span, _rows(batch, images)).part for span in bench.trainer.spans]
