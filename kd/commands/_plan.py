@@ -15,9 +15,10 @@ def run(options: argparse.Namespace) -> None:
     from kd.files import write_json
     from kd.recipe.loading import load
     from students.environment import environment
-    from students.planning.bench import memory_here, seconds_per_sample, stage_costs
+    from students.planning.bench import memory_here, stage_costs
     from students.planning.plan import Setting, plan
     from students.planning.remedies import Crowded
+    from students.planning.samples import seconds_per_sample
     from students.planning.telling import advice, assumptions, table
     from students.planning.world import parsed
     from students.progress import say

@@ -20,11 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kd.config import InputError
 from kd.data.dataset import Dataset
-from kd.data.loader import training_batches
 from kd.networks.cost import latency, peak_memory
 from kd.networks.sync_batch_norm import MESSAGES, synchronise
 from kd.recipe.schema import Recipe
 from kd.types import Batch
+from students.planning.samples import first_part, rows_of
 from students.planning.stage_cost import Line, StageCost
 from students.run import build_trainer
 from students.stages import Span
@@ -62,14 +62,14 @@ def stage_costs(
     """
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    batch, sizes = _batch(recipe, data, device, processes), candidates(images, processes)
+    batch, sizes = first_part(recipe, data, device, processes), candidates(images, processes)
     plain = recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"accumulate": 1})})
     with _bench(plain, teacher, data, device, processes) as bench:
         found = [bench.stage(span, batch, sizes, images) for span in bench.trainer.spans]
     if not compared or processes == 1 or device.type != "cpu" or images == 1:
         return found
     with _bench(plain, teacher, data, device, 1) as bench:
-        alone = [bench.step(span, _rows(batch, images)).part for span in bench.trainer.spans]
+        alone = [bench.step(span, rows_of(batch, images)).part for span in bench.trainer.spans]
     return [replace(cost, alone=Line.through({images: seconds})) for cost, seconds in zip(found, alone, strict=True)]
 
 
@@ -88,16 +88,6 @@ def memory_here(device: torch.device) -> float | None:
     return torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else None
 
 
-def seconds_per_sample(recipe: Recipe, data: Dataset) -> float:
-    """Of reading and augmenting one, in this process."""
-    few = min(recipe.schedule.batch, 4)
-    batches = iter(training_batches(data, recipe.augmentation, seed=recipe.seed, batch=few, first=0, last=2))
-    next(batches)
-    began = time.perf_counter()
-    next(batches)
-    return (time.perf_counter() - began) / few
-
-
 @dataclass(frozen=True)
 class Bench:
     """A trainer whose steps are measured, of parts that are at hand."""
@@ -110,7 +100,7 @@ class Bench:
         found: dict[int, Step] = {}
         for size in sizes:
             try:
-                found[size] = self.step(span, _rows(batch, size))
+                found[size] = self.step(span, rows_of(batch, size))
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
             if len(found) == 2:
@@ -132,7 +122,7 @@ class Bench:
             states=self.states(),
             activations=Line.through(peaks) if peaks else None,
             sent=_bytes(p for p in self.trainer.objective.parameters() if p.requires_grad),
-            messages=self.norms(span, _rows(batch, near[-1])) * MESSAGES.get(self.trainer.device.type, 2),
+            messages=self.norms(span, rows_of(batch, near[-1])) * MESSAGES.get(self.trainer.device.type, 2),
             measured=tuple(near),
             spread=max(step.spread for step in found.values()),
             reads=method.needs if (method := self.trainer.objective.method) is not None else frozenset(),
@@ -226,22 +216,6 @@ def _timed(trainer: Trainer, spent: list[float]) -> Iterator[None]:
     yield
     for hook in hooks:
         hook.remove()
-
-
-def _batch(recipe: Recipe, data: Dataset, device: torch.device, processes: int) -> Batch:
-    """The first part of the first process."""
-    schedule = recipe.schedule
-    sizes: dict[str, Any] = {"batch": schedule.batch, "accumulate": schedule.accumulate, "world": processes}
-    source = training_batches(data, recipe.augmentation, seed=recipe.seed, first=0, last=1, **sizes)
-    batch: Batch = next(iter(source))
-    return batch.to(device)
-
-
-def _rows(batch: Batch, images: int) -> Batch:
-    """So many images of a batch, from the first again where it has fewer."""
-    rows = [row % len(batch) for row in range(images)]
-    names, geometry = tuple(batch.ids[row] for row in rows), tuple(batch.geometry[row] for row in rows)
-    return Batch(batch.image[rows], batch.target[rows], names, geometry)
 
 
 def _held(module: torch.nn.Module) -> Iterator[Tensor]:
