@@ -189,7 +189,7 @@ def test_one_device_sends_nothing() -> None:
     assert (stage["all_reduce"], stage["buckets"], stage["small_messages"], stage["memory"]["buckets"]) == (0, 0, 0, 0)
     assert stage["step"] == [stage["compute"]] * 2
     assert "all-reduce" not in plan_table(found, "one")
-    assert not any("ring" in told for told in assumptions(found, {"device": "x", "threads": 1}, 0))
+    assert not any("ring" in told for told in assumptions(found, {"device": "x", "device_type": "cpu", "threads": 1}, 0))
 
 
 def test_memory_is_what_lies_there_and_what_a_part_adds() -> None:

@@ -81,9 +81,11 @@ def assumptions(plan: dict[str, Any], place: dict[str, Any], workers: int) -> It
             f"All-reduce: one ring of {world['processes']} processes, {world['bandwidth']:g} GB/s and {world['delay']:g} us a "
             "hop as on its slowest link (within=, between=, latency=), float32, 25 MiB a message."
         )
-        yield "Nothing hides the small sums; the few inside losses are not counted."
+        yield "Nothing hides the small sums; a loss's own few, and what a processor does to join processes, are not counted."
     readers = f"{workers} workers a process, with a core each" if workers else "the process itself"
     yield f"Samples are read by {readers}, {time(plan['seconds_per_sample'])} each. Evaluations and checkpoints come on top."
+    if place["device_type"] == "cpu":
+        yield "Memory is without the interpreter and its libraries, about 1 GiB a process."
     if plan["memory_limit"] is not None:
         yield f"{RESERVE:.0%} of a device's memory stay free for its driver. Activations grow as a line with the images."
 
