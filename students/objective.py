@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
@@ -14,6 +15,7 @@ from kd.losses.mixture import Mixture, check_weights
 from kd.methods.build import build_method
 from kd.methods.method import Method
 from kd.networks.network import Network
+from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.schema import Recipe
 from kd.recipe.unlabelled import Unlabelled
 from kd.types import Batch, Outputs, Sizes
@@ -49,6 +51,12 @@ class Objective(nn.Module):
             batch, teacher = separated(batch, teacher, self.unlabelled)
         with maps(self.maps), checked_labels():  # the loader has looked at every crop
             return self._terms(outputs, batch, teacher)
+
+    def synchronise(self, device: torch.device, processes: int = 0) -> None:
+        """Let batch norms be over all processes, see :func:`kd.networks.sync_batch_norm.synchronise`."""
+        synchronise(self.student, device, processes=processes)
+        if self.method is not None:
+            synchronise(self.method, device, twice=True, processes=processes)
 
     def _looked_at(self, image: Tensor) -> Outputs:
         try:

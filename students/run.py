@@ -18,7 +18,6 @@ from kd.files import write_whole
 from kd.metrics.agreement import tell
 from kd.networks.build import build_network, load_network, save_network
 from kd.networks.drawn_by_image import draw_by_image
-from kd.networks.sync_batch_norm import synchronise
 from kd.recipe.merging import Origins
 from kd.recipe.schema import IDENTITY, Recipe, fingerprint, plain
 from kd.sealed import digest, read_sealed, save_tensors, write_sealed
@@ -107,9 +106,7 @@ def build_trainer(recipe: Recipe, folder: Path, teacher: Teacher | None, data: D
     if machine.channels_last:
         student.to(memory_format=torch.channels_last)
     draw_by_image(objective)
-    synchronise(objective.student, device)
-    if objective.method is not None:
-        synchronise(objective.method, device, twice=True)
+    objective.synchronise(device)
     asked = None
     if teacher is not None:
         half = precision(recipe.schedule.precision, device)

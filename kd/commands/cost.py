@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from kd.commands._completion import beside, recipes
+from kd.commands._plan import run as planned
 
 EPILOG = """examples:
   kd cost camvid/r18 --size 360 480 --teacher
   kd cost camvid/r18 student.output_stride=16 --batch 8 --backward
   kd cost runs/camvid/r18_jml_kd/seed0 --size 1024 2048 --device cuda
+  kd cost camvid/r18 jml_kd data.root=~/camvid --plan gpus=4,nodes=2,between=11
 
 MACs are half of what torch's FLOP counter counts: convolutions and matrix products, per image. Time and memory are those of
-this machine in float32, on random images.
+this machine in float32, on random images. A plan is of a METHOD's training steps, measured on one device here, its data and
+teacher at hand: what they would take on gpus x nodes devices, time and memory, and what to set where they do not fit. Links:
+within= and between= machines, GB/s (100, 3), latency= us a hop (10, 30); memory= GiB of a device (default: of the GPU here).
 """
 
 
@@ -24,14 +28,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a recipe, or a directory with student.safetensors and student.yaml"
     )
     model.completer = recipes  # type: ignore[attr-defined]
-    words = parser.add_argument("words", nargs="*", metavar="key=value", help="e.g. student.backbone=resnet50")
+    words = parser.add_argument(
+        "words", nargs="*", metavar="METHOD | key=value", help="e.g. student.backbone=resnet50; a METHOD for --plan"
+    )
     words.completer = beside  # type: ignore[attr-defined]
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="default: 512 512")
-    parser.add_argument("--batch", type=int, default=1, help="images per pass (default: 1)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: 512 512")
+    parser.add_argument("--batch", type=int, help="images per pass (default: 1)")
     parser.add_argument("--backward", action="store_true", help="forward and backward in train mode")
     parser.add_argument(
         "--teacher", action="store_true", help="also the recipe's teacher, forward only; its files must be there"
     )
+    parser.add_argument("--plan", metavar="KEY=VALUE,...", help="train on many devices: gpus (a machine), nodes, within, ...")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
 
@@ -75,9 +82,13 @@ def run(options: argparse.Namespace) -> None:
     from students.environment import environment
     from students.progress import say
 
-    if min(*options.size, options.batch) < 1:
-        raise InputError(f"--size {options.size} and --batch {options.batch}: all must be positive")
-    if options.backward and options.batch < 2:
+    if options.plan is not None:
+        planned(options)
+        return
+    size, batch = tuple(options.size or (512, 512)), 1 if options.batch is None else options.batch
+    if min(*size, batch) < 1:
+        raise InputError(f"--size {list(size)} and --batch {batch}: all must be positive")
+    if options.backward and batch < 2:
         raise InputError("--backward: a pooled batch norm cannot train on one image; add --batch 2")
     device = local_device(options.device)
     found = {}
@@ -85,10 +96,10 @@ def run(options: argparse.Namespace) -> None:
     channels = measured["student"][0].channels
     for name, (module, look) in measured.items():
         backward = options.backward and name == "student"
-        height, width = options.size
-        say(f"{name} of {options.model}: passes of {options.batch} x {height}x{width} on {device}, for ten seconds or so")
-        sizes = {"batch": options.batch, "backward": backward, "channels": channels}
-        found[name] = measure(module, look, module.sizes, tuple(options.size), **sizes)
+        height, width = size
+        say(f"{name} of {options.model}: passes of {batch} x {height}x{width} on {device}, for ten seconds or so")
+        sizes = {"batch": batch, "backward": backward, "channels": channels}
+        found[name] = measure(module, look, module.sizes, size, **sizes)
         print(table(found[name], f"{name} of {options.model}"))
     place = environment(device)
     print(f"float32, {place['device']}, {place['threads']} threads, torch {place['torch']}")

@@ -73,15 +73,25 @@ def order_of(data: Dataset, batch: int, seed: int) -> Order | Blend:
     return Blend(data.known, len(data) - data.known, batch, data.share, seed)
 
 
+def images_of_part(batch: int, accumulate: int, world: int) -> int:
+    """Images that one of ``world`` processes sees at once, in each of its ``accumulate`` parts of a step.
+
+    Raises:
+        ConfigError: the global batch does not divide evenly.
+    """
+    if batch % (accumulate * world):
+        raise ConfigError(
+            f"schedule.batch: is {batch}; {world} processes x {accumulate} accumulated parts need a multiple of "
+            f"{accumulate * world}, so that every part is equal"
+        )
+    return batch // (accumulate * world)
+
+
 class Portions:
     """Batch sampler: this process's share of each step, in ``accumulate`` equal parts."""
 
     def __init__(self, order: Order | Blend, first: int, last: int, accumulate: int, rank: int, world: int) -> None:
-        if order.batch % (accumulate * world):
-            raise ConfigError(
-                f"schedule.batch: is {order.batch}; {world} processes x {accumulate} accumulated parts need a multiple of "
-                f"{accumulate * world}, so that every part is equal"
-            )
+        self.size = images_of_part(order.batch, accumulate, world)
         self.order, self.first, self.last = order, first, last
         self.accumulate, self.rank, self.world = accumulate, rank, world
 
@@ -89,12 +99,11 @@ class Portions:
         return (self.last - self.first) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        size = self.order.batch // (self.accumulate * self.world)
         for step in range(self.first, self.last):
             draws = self.order.step(step)
             for part in range(self.accumulate):
-                start = (part * self.world + self.rank) * size
-                yield draws[start : start + size]
+                start = (part * self.world + self.rank) * self.size
+                yield draws[start : start + self.size]
 
 
 class Crops(TorchDataset[tuple[Tensor, Tensor, str, Geometry]]):

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from kd.distributed import sum_over_ranks, world_size
 from kd.types import full_precision
 
+MESSAGES = {"cpu": 4, "cuda": 2}
+"""Exchanges of one synchronised batch norm in one forward and backward pass: sums of values and of squares each way on the CPU;
+on CUDA moments are gathered forward, and the gradients' sums added backward."""
+
 
 def _normalise(norm: nn.BatchNorm2d, values: Tensor) -> Tensor:
     """Batch norm with the statistics of all ranks, in float32. Two passes, because E[x^2] - E[x]^2 cancels."""
@@ -53,12 +57,12 @@ class CrossRankBatchNormAct(BatchNormAct2d):
         return self.act(self.drop(_normalise(self, values)))
 
 
-def synchronise(network: nn.Module, device: torch.device, twice: bool = False) -> nn.Module:
-    """The network with batch norms over all processes; unchanged when alone.
+def synchronise(network: nn.Module, device: torch.device, twice: bool = False, processes: int = 0) -> nn.Module:
+    """The network with batch norms over all processes; unchanged when alone. ``processes`` that are only planned count too.
 
     ``twice``: its gradients may be differentiated again, as a critic's whose gradient is penalised; torch's own on CUDA cannot.
     """
-    if world_size() == 1:
+    if (processes or world_size()) == 1:
         return network
     if device.type == "cuda" and not twice:
         return convert_sync_batchnorm(network)  # torch's own conversion drops timm's activations
