@@ -10,7 +10,17 @@ import torch
 
 torch.set_num_threads(1)
 
-LONGEST = ("test_sweep_run", "test_run", "test_method_runs", "test_recipes", "test_mishaps", "test_distributed", "test_replay")
+LONGEST = (
+    "test_slurm",
+    "test_sweep_run",
+    "test_run",
+    "test_method_runs",
+    "test_recipes",
+    "test_mishaps",
+    "test_distributed",
+    "test_replay",
+    "test_kills",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,16 +2,17 @@
 # A Slurm of one node on this machine, from Debian's packages slurm-wlm and munge (root; no systemd, no cgroups, loopback only):
 #   bash tests/slurm/up.sh DIR     starts it and prints the line that makes the commands of Slurm see it
 #   bash tests/slurm/down.sh DIR   stops it
-# Partitions: low, whose jobs are preempted by those of high and queued again. KD_SLURM_CPUS: cores that it has (default: 2).
+# Partitions: low, whose jobs are preempted by those of high and queued again. KD_SLURM_CPUS: cores that it has (default: 2);
+# KD_SLURM_NODES=n1,n2: so many nodes, all of them this machine, by names that it must know (/etc/hosts).
 set -e
 S=$(mkdir -p "$1" && cd "$1" && pwd)
 H=$(hostname -s)
+NODES=${KD_SLURM_NODES:-$H}
 mkdir -p "$S"/state "$S"/log
 cat > "$S/slurm.conf" <<CONF
 ClusterName=local
 SlurmctldHost=$H(127.0.0.1)
 SlurmctldPort=16817
-SlurmdPort=16818
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -41,9 +42,12 @@ MinJobAge=300
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-NodeName=$H NodeAddr=127.0.0.1 CPUs=${KD_SLURM_CPUS:-2} RealMemory=4000 State=UNKNOWN
-PartitionName=low Nodes=$H Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
-PartitionName=high Nodes=$H MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+$(port=16818; for node in ${NODES//,/ }; do
+  echo "NodeName=$node NodeHostname=$H NodeAddr=127.0.0.1 Port=$port CPUs=${KD_SLURM_CPUS:-2} RealMemory=4000 State=UNKNOWN"
+  port=$((port + 100))
+done)
+PartitionName=low Nodes=$NODES Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=high Nodes=$NODES MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 CONF
 if ! munge -n > "$S/log/munge.txt" 2>&1; then
   install -d -o munge -g munge -m 755 /run/munge
@@ -51,7 +55,7 @@ if ! munge -n > "$S/log/munge.txt" 2>&1; then
 fi
 export SLURM_CONF=$S/slurm.conf
 slurmctld
-slurmd
+for node in ${NODES//,/ }; do slurmd -N "$node"; done
 for _ in $(seq 100); do
   [ "$(sinfo -h -p low -o %T 2> /dev/null)" = idle ] && break
   sleep 0.2
