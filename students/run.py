@@ -67,7 +67,8 @@ def train(
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):
         state = checkpoint.load(folder, device)
-        identity = identify(recipe, origins, folder, asked, data_marks(train_data, examiner.data), state is not None)
+        known = {"asked": asked, "pretrained": trainer.network.fetched, "data": data_marks(train_data, examiner.data)}
+        identity = identify(recipe, origins, folder, known, state is not None)
         trainer.run = identity["id"]
         if state is not None:
             check_owner(state.get("run"), identity["id"], folder)
