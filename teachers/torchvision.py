@@ -144,7 +144,7 @@ def _fetched(url: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), told and told[1])
     if told and not file_mark(path).startswith(told[1]):
-        raise OSError(f"{path} is damaged or another file, by the digest in its name; remove it")
+        raise OSError(f"by the digest in its name it is damaged, or another file: remove {path}")
     return path
 
 

@@ -31,6 +31,7 @@ FLOOR = {
     "kd.sealed",
     "kd.seeds",
     "kd.types",
+    "kd.visible",
 }
 RECIPE = FLOOR | {"kd.recipe"}
 TRAINING = {"kd", "students", "teachers.Teacher"}

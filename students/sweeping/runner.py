@@ -177,7 +177,7 @@ def _lock(point: Point, folder: Path) -> IO[str] | None:
         folder.symlink_to(os.path.relpath(point.instead, folder.parent), target_is_directory=True)
         say(f"{point.name}: is {point.instead}, finished before")
     folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / LOCK).open("w", encoding="utf-8")
+    handle = (folder / LOCK).open("a", encoding="utf-8")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
