@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help demo test faults check lock clean
+.PHONY: help demo test faults check audit lock clean
 
 help:
 	@echo "make demo    teacher, baselines and five distillation methods x two seeds on procedural images; table and report (no download)"
 	@echo "make test    run the test suite"
 	@echo "make faults  the tests of damage, of lost and of several processes at many more places; minutes"
-	@echo "make check   ruff and mypy"
+	@echo "make check   ruff, mypy, and the audit, where it can be made"
+	@echo "make audit   ask the database of advisories about every pinned package; exit code 3: not audited"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 	@echo "make clean   remove the environment and caches (never runs/)"
 
@@ -35,9 +36,22 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory audit IF_UNAUDITED=0
+
+# pip-audit lives in an environment of its own, made when it is first asked for, so that its packages are nobody else's.
+.venv/audit/ready: requirements-audit.lock .venv/ready
+	$(PYTHON) -m venv .venv/audit
+	$(BIN)/uv pip install --quiet --require-hashes --python .venv/audit/bin/python -r requirements-audit.lock
+	@touch $@
+
+IF_UNAUDITED ?= 3
+audit: .venv/audit/ready
+	@$(BIN)/python tests/check_advisories.py .venv/audit/bin/pip-audit requirements*.lock; code=$$?; \
+	  [ $$code -ne 3 ] || code=$(IF_UNAUDITED); exit $$code
 
 lock: .venv/ready
 	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
+	echo "pip-audit>=2.10" | $(BIN)/uv pip compile - --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements-audit.lock
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -16,6 +16,9 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from kd.visible import shown as only_visible
+from kd.visible import visible
+
 HIGHEST = {int: 1e15, float: 1e30}
 """Of the numbers in a configuration: steps and sizes beyond are slips, products with what is beyond are infinite in float32."""
 LONGEST = 200
@@ -168,7 +171,8 @@ def exit_code(action: Callable[[], object]) -> int:
     nobody reads what it prints any more, as after `| head`.
     """
     try:
-        action()
+        with only_visible():
+            action()
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -176,22 +180,26 @@ def exit_code(action: Callable[[], object]) -> int:
         return 141
     except InputError as error:
         rank = os.environ.get("RANK", "0")
-        print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
+        _complain(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}")
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f"error: {_full(error)}", file=sys.stderr)
+            _complain(f"error: {_full(error)}")
             if error.filename is None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 2
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}; choose another path or mend its permissions", file=sys.stderr)
+        _complain(f"error: {error.filename}: {error.strerror}; choose another path or mend its permissions")
         return 2
     return 0
+
+
+def _complain(text: str) -> None:
+    print(visible(text), file=sys.stderr)
 
 
 def _full(error: OSError) -> str:

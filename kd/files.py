@@ -64,6 +64,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
             raise
 
 
+def leads_out(folder: Path) -> Path | None:
+    """A link directly in a folder by which what is written there would land elsewhere."""
+    inside = folder.resolve()
+    links = (path for path in sorted(folder.iterdir()) if path.is_symlink())
+    return next((path for path in links if not path.resolve().is_relative_to(inside)), None)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Within the block errors of the system are of ``path``, whatever file, or none, they name."""
@@ -87,6 +94,33 @@ NOTHING = 2**16
 """Bytes; of a full disk hardly so many are left, beside what was written last."""
 
 
+DEEPEST = 64
+"""Levels of a JSON text; what is written here has less than ten."""
+
+
+def parsed(text: str | bytes) -> Any:
+    """The values of a JSON text.
+
+    Raises:
+        ValueError: it is none, or nested so deeply that it can only be meant to do harm.
+    """
+    opened = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    try:
+        value = json.loads(text)
+        if sum(map(text.count, opened)) > DEEPEST:  # type: ignore[arg-type]
+            _measure(value, DEEPEST)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
+    return value
+
+
+def _measure(value: Any, left: int) -> None:
+    if left == 0:
+        raise RecursionError
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _measure(inner, left - 1)
+
+
 def read_json(path: Path) -> Any:
     """What :func:`write_json` wrote.
 
@@ -94,7 +128,7 @@ def read_json(path: Path) -> Any:
         InputError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); restore it, or move the directory away and run anew") from None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kd.config import InputError
-from kd.files import write_json, write_whole
+from kd.files import parsed, write_json, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +92,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     remedy = "restore it, or move the directory away and run anew"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        values = parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DamagedError(f"{path}: is damaged ({' '.join(str(error).split())[:120]}); {remedy}") from None
     if not isinstance(values, dict):
         raise DamagedError(f"{path}: is damaged (it holds a {type(values).__name__}, no mapping); {remedy}")

@@ -14,7 +14,7 @@ import torch
 
 from kd.config import InputError
 from kd.distributed import is_main
-from kd.files import write_whole
+from kd.files import leads_out, write_whole
 from kd.sealed import KEY, DamagedError, sealed, unsealed
 from students.progress import say
 
@@ -82,13 +82,17 @@ def locked(folder: Path) -> Iterator[None]:
     """Within the block the directory belongs to this process (rank 0); a dead process holds nothing.
 
     Raises:
-        InputError: another process is writing there.
+        InputError: another process is writing there, or what is written there would land elsewhere.
     """
     if not is_main():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w", encoding="utf-8") as handle:
+    if astray := leads_out(folder):
+        raise InputError(
+            f"{astray}: is a link that leads out of the run's directory, which training writes to; put the file there"
+        )
+    with (folder / ".lock").open("a", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from kd.distributed import is_main
+from kd.visible import visible
 
 T = TypeVar("T")
 MEMORY = 0.98  # share of the past that the speed keeps at each update: about the last 50 updates count
@@ -186,7 +187,7 @@ def bar(source: Iterable[T] | int, description: str) -> tqdm[T]:
 def say(text: str) -> None:
     """One line on stderr, on rank 0 only, that does not tear a bar being shown."""
     if is_main():
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(visible(text), file=sys.stderr)
 
 
 def short(value: float) -> str:

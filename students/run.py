@@ -67,7 +67,8 @@ def train(
     batches = _batches(recipe, train_data, 0, trainer.total, device)  # checks the batch size before anything is written
     with checkpoint.locked(folder):
         state = checkpoint.load(folder, device)
-        identity = identify(recipe, origins, folder, asked, data_marks(train_data, examiner.data), state is not None)
+        facts = {"asked": asked, "pretrained": trainer.network.fetched, "data": data_marks(train_data, examiner.data)}
+        identity = identify(recipe, origins, folder, facts, state is not None)
         trainer.run = identity["id"]
         if state is not None:
             check_owner(state.get("run"), identity["id"], folder)
@@ -76,8 +77,7 @@ def train(
             batches = _batches(recipe, train_data, trainer.step, trainer.total, device)
         if teacher is not None:
             examiner.examine_teacher(teacher, folder)
-        first = trainer.step if state is not None else None
-        with Tracker(recipe.run.wandb, folder, about(plain(recipe), identity), first) as tracker:
+        with Tracker(recipe.run.wandb, folder, about(plain(recipe), identity), trainer.step if state else None) as tracker:
             tracker.teacher(_teacher_scores(folder) or {})
             split = recipe.evaluation.select
             every = recipe.run.log_every

@@ -107,15 +107,15 @@ def _moved(known: Mapping[str, str], marks: Mapping[str, str], folder: Path) -> 
     return ""
 
 
-def identify(
-    recipe: Recipe, origins: Origins, folder: Path, asked: str, marks: Mapping[str, str], resumed: bool
-) -> dict[str, Any]:
+def identify(recipe: Recipe, origins: Origins, folder: Path, facts: Mapping[str, Any], resumed: bool) -> dict[str, Any]:
     """Who this run is; written once, kept when it is resumed. Before the first checkpoint its data may still change.
 
+    ``facts``: the word that ``asked`` for it, ``pretrained``, what its weights of the hub are, and the marks of its ``data``.
+
     Raises:
-        ConfigError: it began on other data than ``marks`` tell.
+        ConfigError: it began on other data than the marks tell.
     """
-    path, problem = folder / "run.json", ""
+    path, problem, marks = folder / "run.json", "", facts["data"]
     if distributed.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         known = is_run_of(folder, recipe)
@@ -128,7 +128,7 @@ def identify(
             mark = fingerprint(recipe)
             (folder / "teacher.json").unlink(missing_ok=True)
             identity = {"id": f"{mark}-s{recipe.seed}-{os.urandom(3).hex()}", "fingerprint": mark, "seed": recipe.seed}
-            more = {"asked": asked, "weights": contents(recipe), "code": code_marks(plain(recipe)), "data": dict(marks)}
+            more = {**facts, "weights": contents(recipe), "code": code_marks(plain(recipe)), "data": dict(marks)}
             write_sealed(path, {**identity, **{key: value for key, value in more.items() if value}})
     if problem := distributed.gather(problem)[0]:
         raise ConfigError(problem)

@@ -13,6 +13,7 @@ from kd.config import ConfigError
 from kd.content import ContentPath
 from kd.keywords import keywords
 from kd.networks.backbone import build_trunk
+from kd.networks.timm_weights import check_options
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.foreign import Pixels, measured
@@ -40,7 +41,8 @@ class FeaturesTeacher(Teacher):
 
     class Config(Teacher.Config):
         """``backbone`` is a name of timm's, which may pin the weights: ``vit_small_patch14_dinov2.lvd142m``; ``pretrained``
-        true (timm's weights, from the Hugging Face hub), a weight file, or false: random ones, as a control.
+        true (timm's weights, from the Hugging Face hub, at the commit ``revision``), a weight file, or false: random ones, as a
+        control.
 
         ``levels`` numbers those of the pyramid, blocks of a transformer or stages, from 0 or, from the last, -1 (default: of a
         transformer four, evenly spaced; else all). ``options`` go to timm's constructor. ``mean`` and ``std``, RGB in [0, 1],
@@ -49,10 +51,17 @@ class FeaturesTeacher(Teacher):
 
         backbone: str
         pretrained: bool | ContentPath = True
+        revision: str | None = None
         options: dict[str, Any] = Field(default_factory=dict)
         levels: tuple[int, ...] | None = Field(default=None, min_length=1)
         mean: Triple | None = None
         std: Triple | None = None
+
+        @field_validator("options")
+        @classmethod
+        def _say_nothing_of_weights(cls, options: dict[str, Any]) -> dict[str, Any]:
+            check_options(options)
+            return options
 
         @field_validator("floor", "cache", "classes")
         @classmethod
@@ -71,7 +80,7 @@ class FeaturesTeacher(Teacher):
         network = FeaturesNetwork(trunk, _pixels(config, trunk), _levels(config, trunk))
         side = network.stride * max(1, round(LOOKS / network.stride))
         sizes = measured(network, side)
-        kept = {True: "timm's weights", False: "random weights"}.get(config.pretrained, config.pretrained)
+        kept = {True: getattr(trunk, "fetched", ""), False: "random weights"}.get(config.pretrained, config.pretrained)
         super().__init__(config, classes, classes, sizes, f"{config.backbone} ({kept})")
         self.mark = weights_mark(network)
         self.network = network

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import ConfigError
+from kd.files import at_home
+from kd.networks.hub import snapshot
 from kd.types import Outputs, Sizes, check_image, grey_levels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,6 +24,25 @@ class ClassesError(ConfigError):
 def install_hint(extra: str, error: ImportError) -> ConfigError:
     """The error that says how to get an optional package."""
     return ConfigError(f"teacher: needs an optional package ({error}); install it with pip install 'segmentation-kd[{extra}]'")
+
+
+def local(path: str, revision: str | None) -> tuple[str, str]:
+    """The folder of a model that lies at a path, or in a repository of the Hugging Face hub, and what to call it.
+
+    Raises:
+        ConfigError: the path is no directory, and what it names cannot be fetched.
+    """
+    folder = at_home(path)
+    if folder.is_dir():
+        return str(folder), path
+    found = snapshot(path, revision)
+    return str(found.folder), found.source
+
+
+def reason_of(error: Exception) -> str:
+    """In a line why a library of networks does not load one."""
+    line = next(iter(str(error).splitlines()), "")[:200]
+    return line if isinstance(error, ConfigError) else f"{type(error).__name__}: {line}"
 
 
 def canonical(name: str) -> str:

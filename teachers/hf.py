@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
-from kd.files import at_home
 from kd.keywords import keywords
+from kd.networks.hub import OFFLINE
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
-from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_name, install_hint, measured
-from teachers.mask_classification import KINDS, MaskNetwork, task_tokens
+from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_name, install_hint, local, measured, reason_of
+from teachers.mask_classification import KINDS, LOCAL, MaskNetwork, task_tokens
 from teachers.teacher import Teacher
 
 LOSS = "criterion."
@@ -36,15 +36,16 @@ class HfTeacher(Teacher):
     ImageNet's, and ``source`` says so. The processor's resizing is not used: the teacher sees what the student sees. Classes
     are matched by name with ``id2label``; a processor with ``do_reduce_labels`` (ADE20K) shifted its training labels only, so
     ``id2label`` holds for the logits as they are. The embedding is what ``decode_head.classifier`` sees, the pyramid the last
-    hidden state of each stride, each only where the network has it as a map. ``HF_HUB_OFFLINE=1`` uses the cache only; pickled
-    code is never run.
+    hidden state of each stride, each only where the network has it as a map. ``HF_HUB_OFFLINE=1`` uses the cache only. Code of
+    the repository is never run, from the hub comes safetensors only, and ``source`` names the commit.
 
     Raises:
         ConfigError: the package is missing, the model is out of reach, damaged or no segmenter, or its classes are others.
     """
 
     class Config(Teacher.Config):
-        """``path``: a directory written by ``save_pretrained``, or a repository of the Hugging Face hub, at ``revision``.
+        """``path``: a directory written by ``save_pretrained``, or a repository of the Hugging Face hub, at ``revision``, which
+        should be a commit: branches move.
 
         ``model`` is an older name of ``path``. ``rename`` maps the teacher's names onto the data set's where they differ by
         more than case, blanks, ``-`` and ``_``.
@@ -70,11 +71,11 @@ class HfTeacher(Teacher):
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
         with _quiet():
-            model = _load(config)
-            pixels, note = _pixels(config)
-            network = _network(config, model, pixels)
+            model, folder, source = _load(config)
+            pixels, note = _pixels(folder)
+            network = _network(folder, model, pixels)
         sizes, labels = measured(network), model.config.id2label
-        source = f"{config.path or config.model}{note}"
+        source = f"{source}{note}"
         own = by_name([labels[number] for number in sorted(labels)], classes, config, source)
         try:
             super().__init__(config, own, classes, sizes, source)
@@ -91,12 +92,12 @@ class HfTeacher(Teacher):
         return self.network(image)
 
 
-def _network(config: Any, model: Any, pixels: Pixels) -> nn.Module:
+def _network(folder: str, model: Any, pixels: Pixels) -> nn.Module:
     kind = model.config.model_type
     if kind not in KINDS:
         return HfNetwork(model, pixels)
     length = getattr(model.config, "task_seq_len", 0)
-    return MaskNetwork(model, pixels, task_tokens(_where(config), config.revision, length) if kind == "oneformer" else None)
+    return MaskNetwork(model, pixels, task_tokens(folder, length) if kind == "oneformer" else None)
 
 
 class HfNetwork(nn.Module):
@@ -152,30 +153,25 @@ def _quiet() -> Iterator[None]:
                 logging.enable_progress_bar()
 
 
-def _where(config: Any) -> str:
-    path = config.path or config.model
-    local = at_home(path)
-    return str(local) if local.is_dir() else path
-
-
-def _load(config: Any) -> Any:
+def _load(config: Any) -> tuple[Any, str, str]:
+    """The model, the folder that it lies in, and what to call it."""
     named = f"teacher.{'path' if config.path else 'model'}: {config.path or config.model}"
     knobs = {"dtype": torch.float32, "weights_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         from transformers import AutoConfig, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation
 
-        settings = AutoConfig.from_pretrained(_where(config), revision=config.revision)
+        folder, source = local(config.path or config.model, config.revision)
+        settings = AutoConfig.from_pretrained(folder, **LOCAL)
         loader = AutoModelForUniversalSegmentation if settings.model_type in KINDS else AutoModelForSemanticSegmentation
         if settings.model_type == "oneformer":
             settings.is_training = False  # else it would ask for the training's texts
-        model, report = loader.from_pretrained(_where(config), config=settings, revision=config.revision, **knobs)
+        model, report = loader.from_pretrained(folder, config=settings, **LOCAL, **knobs)
     except Exception as error:  # the hub, the configuration and the weights each fail in their own ways
-        reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
             f"{named} gives no network of AutoModelForSemanticSegmentation, MaskFormer, Mask2Former, OneFormer or EoMT "
-            f"({type(error).__name__}: {reason[:200]}); "
+            f"({reason_of(error)}); "
             "give a directory written by save_pretrained, or a repository of the Hugging Face hub that can be reached or is in "
-            "the cache (fill it on a machine with network, then set HF_HUB_OFFLINE=1)"
+            f"the cache ({OFFLINE})"
         ) from None
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(LOSS)):
         raise ConfigError(
@@ -188,15 +184,15 @@ def _load(config: Any) -> Any:
             f"{named} has {len(others)} tensors of other shapes than its config.json says, first {others[0]}, which would stay "
             "random; give a checkpoint with its own config.json"
         )
-    return model
+    return model, folder, source
 
 
-def _pixels(config: Any) -> tuple[Pixels, str]:
+def _pixels(folder: str) -> tuple[Pixels, str]:
     """The normalisation, and what to say of its origin."""
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(_where(config), revision=config.revision)
+        processor = AutoImageProcessor.from_pretrained(folder, **LOCAL)
     except Exception:  # no file, or one of a processor that this version does not know
         return Pixels(IMAGENET_MEAN, IMAGENET_STD), " (no image processor: ImageNet's normalisation is assumed)"
     scale = float(processor.rescale_factor) if getattr(processor, "do_rescale", True) else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,6 +20,8 @@ NOTHING = 1e-7
 TASK = "the task is semantic"
 TASK_TOKENS = (49406, 518, 10549, 533, 29119, 1550, 49407)
 """``TASK`` in CLIP's vocabulary, with its first and last token; zeros follow."""
+LOCAL: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How transformers reads a folder: it asks no server, nor the user, whether code that lies there shall be run."""
 
 
 def class_scores(classes: Tensor, masks: Tensor) -> Tensor:
@@ -88,19 +90,19 @@ def starts(length: int, side: int, stride: int) -> list[int]:
     return [number * (length - side) // more // stride * stride for number in range(more)] + [length - side]
 
 
-def task_tokens(where: str, revision: str | None, length: int) -> Tensor:
+def task_tokens(folder: str, length: int) -> Tensor:
     """``TASK`` as int64 ``1 length``, by the tokenizer that lies beside the weights, else in CLIP's vocabulary."""
-    found = (_told(where, revision) or TASK_TOKENS)[:length]
+    found = (_told(folder) or TASK_TOKENS)[:length]
     return F.pad(torch.tensor([found]), (0, length - len(found)))
 
 
-def _told(where: str, revision: str | None) -> Sequence[int]:
+def _told(folder: str) -> Sequence[int]:
     """What a tokenizer makes of ``TASK``; nothing where there is none, of which some versions of transformers make one of no
     words."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(where, revision=revision)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL)
         tokens: Sequence[int] = tokenizer(TASK)["input_ids"]
         return tokens if tokenizer.decode(tokens, skip_special_tokens=True).strip() == TASK else ()
     except Exception:  # no files, or some that this version does not know

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from kd.config import ConfigError
 from kd.content import ContentPath
-from kd.files import at_home
 from kd.keywords import keywords
+from kd.networks.hub import OFFLINE
 from kd.networks.weight_files import weights_mark
 from kd.types import Outputs
 from teachers.class_groups import Groups
-from teachers.foreign import Pixels, by_number, install_hint, measured
+from teachers.foreign import Pixels, by_number, install_hint, local, measured, reason_of
 from teachers.teacher import Teacher
 
 Triple = tuple[float, float, float]
@@ -35,7 +35,8 @@ class SmpTeacher(Teacher):
     """
 
     class Config(Teacher.Config):
-        """``path``: a directory, or a repository of the Hugging Face hub (``HF_HUB_OFFLINE=1`` uses the cache only).
+        """``path``: a directory, or a repository of the Hugging Face hub, at ``revision``, which should be a commit
+        (``HF_HUB_OFFLINE=1`` uses the cache only).
 
         ``classes`` names the channels in the teacher's own order (default: the data set's order), or says which, by number,
         make each of the data set's. ``mean`` and ``std``, RGB in [0, 1], replace what
@@ -43,17 +44,18 @@ class SmpTeacher(Teacher):
         """
 
         path: ContentPath
+        revision: str | None = None
         classes: Groups | tuple[str, ...] | None = None
         mean: Triple | None = None
         std: Triple | None = None
 
     @keywords(Config)
     def __init__(self, config: Any, classes: tuple[str, ...]) -> None:
-        model = _load(str(at_home(config.path)))
+        model, source = _load(config)
         network = SmpNetwork(model, _pixels(config, model))
         sizes = measured(network)
-        own = by_number(sizes.classes, classes, config.classes, config.path)
-        super().__init__(config, own, classes, sizes, config.path)
+        own = by_number(sizes.classes, classes, config.classes, source)
+        super().__init__(config, own, classes, sizes, source)
         self.mark = weights_mark(network)
         self.network = network
         self.train(False)
@@ -91,22 +93,23 @@ class SmpNetwork(nn.Module):
         return Outputs(logits, None, cut(decoded), tuple(cut(level) for level in maps))
 
 
-def _load(path: str) -> Any:
+def _load(config: Any) -> tuple[Any, str]:
+    """The model, and what to call it."""
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         raise install_hint("smp", error) from None
     try:
         with redirect_stdout(sys.stderr):  # the hub prints what it does, but stdout is for results
-            model = smp.from_pretrained(path, encoder_weights=None)
+            folder, source = local(config.path, config.revision)
+            model = smp.from_pretrained(folder, encoder_weights=None)
     except Exception as error:  # the hub, the configuration and the weights each fail in their own ways
-        reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"teacher.path: {path} gives no model of segmentation_models_pytorch ({type(error).__name__}: {reason[:160]}); "
+            f"teacher.path: {config.path} gives no model of segmentation_models_pytorch ({reason_of(error)}); "
             "give a directory written by model.save_pretrained, or a repository of the Hugging Face hub that can be reached "
-            "or is in the cache"
+            f"or is in the cache ({OFFLINE})"
         ) from None
-    return model
+    return model, source
 
 
 def _pixels(config: Any, model: Any) -> Pixels:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kd.config import ConfigError
-from kd.content import ContentPath
+from kd.content import ContentPath, file_mark
 from kd.files import at_home
 from kd.keywords import keywords
 from kd.networks.weight_files import read_state_dict, weights_mark
+from kd.reachability import reachable
 from kd.types import Outputs
 from teachers.class_groups import Groups
 from teachers.foreign import IMAGENET_MEAN, IMAGENET_STD, Pixels, by_name, by_number, install_hint, measured
@@ -19,6 +24,7 @@ from teachers.teacher import Teacher
 
 RESNET_LEVELS = ("layer1", "layer2", "layer3")
 OWN_WEIGHTS = "COCO_WITH_VOC_LABELS_V1"
+DIGEST = re.compile(r"-([0-9a-f]{8,16})\.")
 CLASSIFIERS = ("classifier.4.weight", "classifier.low_classifier.weight")
 
 
@@ -116,14 +122,37 @@ def _builder(name: str) -> tuple[Any, Any]:
 
 
 def _download(builder: Any, entry: Any) -> tuple[Any, Any]:
+    """A model with torchvision's weights, which are read here: torchvision would run what code the file holds."""
     try:
-        return builder(weights=entry), entry
+        weights = read_state_dict(_fetched(entry.url), "teacher.weights")
+        return _filled(builder, weights, len(entry.meta["categories"])), entry
     except (OSError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
             f"teacher.weights: {entry.url} cannot be loaded ({type(error).__name__}: {reason[:160]}); put the file into the "
             "cache (TORCH_HOME/hub/checkpoints) on a machine with network, or give its path as teacher.path"
         ) from None
+
+
+def _fetched(url: str) -> Path:
+    """The file in the cache, whose name ends in the beginning of its SHA-256."""
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    told = DIGEST.search(path.name)
+    if not path.is_file():
+        if not reachable(url):
+            raise OSError("the server does not answer within seconds")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), told and told[1])
+    if told and not file_mark(path).startswith(told[1]):
+        raise OSError(f"by the digest in its name it is damaged, or another file: remove {path}")
+    return path
+
+
+def _filled(builder: Any, weights: Mapping[str, Tensor], classes: int) -> Any:
+    aux = {} if "lraspp" in builder.__name__ else {"aux_loss": any(key.startswith("aux_classifier.") for key in weights)}
+    model = builder(weights=None, weights_backbone=None, num_classes=classes, **aux)
+    model.load_state_dict(weights)
+    return model
 
 
 def _from_file(builder: Any, config: Any, names: list[str]) -> Any:
@@ -137,14 +166,10 @@ def _from_file(builder: Any, config: Any, names: list[str]) -> Any:
     weights = read_state_dict(path, f"teacher.{key}")
     last = next((weights[key] for key in CLASSIFIERS if key in weights), None)
     if last is not None:
-        aux = {"aux_loss": any(key.startswith("aux_classifier.") for key in weights)} if "lraspp" not in config.model else {}
-        model = builder(weights=None, weights_backbone=None, num_classes=len(last), **aux)
         try:
-            model.load_state_dict(weights)
+            return _filled(builder, weights, len(last))
         except RuntimeError as error:
             problem = " ".join(str(error).split())[:200]
-        else:
-            return model
     else:
         problem = f"it has no {' or '.join(CLASSIFIERS)}"
     raise ConfigError(

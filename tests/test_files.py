@@ -293,7 +293,7 @@ def test_plain_files_hold_the_same_with_and_without_torchvision(
     photo = np.random.default_rng(1).integers(0, 256, (37, 53, 3)).astype(np.uint8)
     colour, grey = saved(tmp_path / name, photo, **options), saved(tmp_path / f"grey_{name}", photo[..., 0], **options)
     with Image.open(colour) as image:
-        assert plain_pixels(colour, image) is not None
+        assert (plain_pixels(colour, image) is not None) == (image.format == "JPEG")
     found = [read_image(colour), read_image(grey)]
     monkeypatch.setattr("kd.data.reading.plain_pixels", lambda path, image: None)
     assert all(torch.equal(one, read_image(path)) for one, path in zip(found, (colour, grey), strict=True))

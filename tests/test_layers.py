@@ -26,10 +26,12 @@ FLOOR = {
     "kd.keywords",
     "kd.lookup",
     "kd.plain_yaml",
+    "kd.reachability",
     "kd.schedules",
     "kd.sealed",
     "kd.seeds",
     "kd.types",
+    "kd.visible",
 }
 RECIPE = FLOOR | {"kd.recipe"}
 TRAINING = {"kd", "students", "teachers.Teacher"}
@@ -46,7 +48,7 @@ MAY_IMPORT = {
     "kd.recipe.library": FLOOR,
     "kd.recipe.merging": FLOOR | {"kd.recipe.library"},
     "kd.results": RECIPE | {"kd.metrics", "kd.results"},
-    "kd.report": FLOOR | {"kd.metrics", "kd.results", "kd.report"},
+    "kd.report": FLOOR | {"kd.data.headers", "kd.metrics", "kd.results", "kd.report"},
     "kd.sweep": RECIPE | {"kd.results.names", "kd.sweep"},
     "kd.commands": {"kd", "students", "teachers"},
     "kd.__main__": {"kd.commands"},

@@ -16,7 +16,8 @@ from kd.recipe.library import recipe_names
 from kd.recipe.loading import load
 
 ROOT = Path(__file__).parent.parent
-README, CONTRIBUTING = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+README, CONTRIBUTING, SECURITY = ((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
 PRESETS = ROOT / "recipes" / "_parts" / "method"
 
 
@@ -94,7 +95,7 @@ def test_its_commands_are_all_there_are() -> None:
 COMMAND = re.compile(r"^kd (?:launch --\S+ \d+ )?train (.*?)(?:  .*)?$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["readme", "contributing"])
+@pytest.mark.parametrize("text", [README, CONTRIBUTING, SECURITY], ids=PAGES)
 def test_its_files_and_recipes_exist(text: str) -> None:
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / path).exists(), path
@@ -125,3 +126,13 @@ def test_its_results_are_what_the_tool_prints(tmp_path: Path, name: str) -> None
     copy.write_text(README, encoding="utf-8")
     done = call("table", *MEASURED[name], "--update", copy, "--name", name, folder=ROOT)
     assert f"table '{name}' is up to date" in done.stdout, done.stderr
+
+
+def test_each_attack_that_was_tried_is_tried_again() -> None:
+    known = set().union(
+        *(re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE) for file in ROOT.glob("tests/test_*.py"))
+    )
+    rows = [line for line in SECURITY.partition("| attack |")[2].splitlines()[2:] if line.startswith("|")]
+    told = [re.findall(r"`(test_\w+)` \|$", row) for row in rows]
+    assert len(rows) > 20
+    assert all(len(names) == 1 and names[0] in known for names in told)

@@ -81,5 +81,6 @@ def _keys(path: str, field: dict[str, Any], known: dict[str, Any]) -> Iterator[s
 def _files(prefix: str) -> list[str]:
     from pathlib import Path
 
-    folder = Path(prefix).parent if prefix else Path()
-    return [str(file) for file in folder.glob("*.yaml")] + [f"{each}/" for each in folder.glob("*/") if each.is_dir()]
+    folder = Path(f"{prefix}*").parent  # of what ends in a slash that folder
+    found = [str(file) for file in folder.glob("*.yaml")] + [f"{each}/" for each in folder.glob("*/") if each.is_dir()]
+    return [name for name in found if name.isprintable()]  # of a name in two lines the shell would run the second

@@ -40,6 +40,8 @@ def run(options: argparse.Namespace) -> None:
     from kd.results.runs import load_runs
 
     output = options.output or beside(options.paths)
+    if options.output is None and output.is_symlink():
+        raise InputError(f"{output}: is a link, and what it leads to would be overwritten; say where to write: --output FILE")
     if output.is_dir():
         raise InputError(f"--output {output}: is a directory; name a file in it, e.g. {output}/report.html")
     found, numbers = load_runs(options.paths), load_published()

@@ -15,6 +15,8 @@ from kd.config import InputError
 
 MOST_PIXELS = 2**30
 """The largest picture that is decoded; KD_MAX_PIXELS in the environment sets another limit."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What files may be, whatever they are called. Pillow knows more; PostScript among them is a program, which it has run."""
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277
 """The TIFF tags."""
@@ -40,7 +42,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _check(path, image)
             yield image
     finally:
@@ -119,7 +121,7 @@ def orientation(image: Image.Image) -> int:
 
 def turn_of(path: Path) -> int:
     """How EXIF turns the picture of a file; 1 also of what is no picture."""
-    with suppress(*DECODING), Image.open(path) as image:
+    with suppress(*DECODING), Image.open(path, formats=FORMATS) as image:
         return orientation(image)
     return 1
 

@@ -6,14 +6,15 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import Tensor
 
 from kd.config import ConfigError, InputError
 from kd.files import at_home
-from kd.networks.weight_files import read_state_dict
+from kd.networks.timm_weights import fetched, overlay, read_into
 
 WISHES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
 """Lets transformers take images of any size; left out where timm does not know the key."""
@@ -21,9 +22,6 @@ WISHES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": 
 LEVELS: Mapping[str, Any] = {"features_only": True}
 TRUNK: Mapping[str, Any] = {"num_classes": 0}
 """What timm makes of a backbone: a network that returns its levels, or the classifier without its last layer."""
-
-STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
-"""The three-convolution stem in CIRKD's weight files, and in timm."""
 
 
 class Levels(NamedTuple):
@@ -62,8 +60,8 @@ def build_backbone(config: Any) -> Any:
     For other ``channels`` than 3 the pretrained first convolution is adapted by timm's rule: its kernels are repeated over the
     channels and scaled by 3 / ``channels``, for one channel summed.
     ``backbone`` may pin the weights: ``resnet18d.ra2_in1k``. ``options`` go to timm's constructor. ``pretrained``: true takes
-    timm's weights from the Hugging Face hub, a text is a weight file (.pth or .safetensors), which ``pretrained_bgr`` says to
-    be for images in the order BGR. A backbone that cannot be dilated has one output stride, its own.
+    timm's weights from the Hugging Face hub, at ``revision``, a text is a weight file (.pth or .safetensors), which
+    ``pretrained_bgr`` says to be for images in the order BGR. A backbone that cannot be dilated has one output stride, its own.
 
     Raises:
         ConfigError: timm does not know the backbone, its tag or an option, it cannot have this stride, or its weights are
@@ -78,15 +76,15 @@ def build_backbone(config: Any) -> Any:
         )
     if config.channels != 3:
         options = {"in_chans": config.channels, **options}
-    network = _create(name, pretrained is True, {"output_stride": output_stride, **WISHES}, options)
+    network = _weighted(name, config, {"output_stride": output_stride, **WISHES}, options)
     if network.feature_info.reduction()[-1] != output_stride:
-        own = _create(name, False, WISHES, options).feature_info.reduction()[-1]
+        own = _create(name, WISHES, options).feature_info.reduction()[-1]
         raise ConfigError(
             f"output_stride: is {output_stride}, which {name} cannot have; use {own}, its own"
             f"{', or 8 or 16 if it can be dilated' if own == 32 and output_stride not in (8, 16) else ''}, or another backbone"
         )
     if isinstance(pretrained, str):
-        _read(network, name, at_home(pretrained), config.pretrained_bgr)
+        read_into(network, name, at_home(pretrained), config.pretrained_bgr)
     return network
 
 
@@ -100,11 +98,11 @@ def build_trunk(config: Any) -> Any:
             others.
     """
     name = _known(config.backbone, config.pretrained is True)
-    network = _create(name, config.pretrained is True, WISHES, config.options, TRUNK)
+    network = _weighted(name, config, WISHES, config.options, TRUNK)
     if not hasattr(network, "forward_intermediates") or not getattr(network, "feature_info", None):
         raise ConfigError(f"backbone: {name} gives no feature maps in this timm (forward_intermediates); choose another")
     if isinstance(config.pretrained, str):
-        _read(network, name, at_home(config.pretrained))
+        read_into(network, name, at_home(config.pretrained))
     return network
 
 
@@ -146,36 +144,52 @@ def _known(name: str, pretrained: bool) -> str:
     return architecture
 
 
+def _weighted(
+    name: str, config: Any, wishes: Mapping[str, Any], options: Mapping[str, Any], form: Mapping[str, Any] = LEVELS
+) -> Any:
+    """The backbone, with timm's weights where they are asked for; ``fetched`` says which."""
+    if config.pretrained is not True:
+        if config.revision is not None and config.pretrained:
+            raise ConfigError(f"revision: is of timm's weights, but pretrained is {config.pretrained}; drop one of them")
+        return _create(name, wishes, options, form)
+    found = fetched(name, config.revision)
+    network = _create(name, wishes, options, form, overlay(found))
+    network.fetched = found.source
+    return network
+
+
 def _create(
-    name: str, pretrained: bool, wishes: Mapping[str, Any], options: Mapping[str, Any], form: Mapping[str, Any] = LEVELS
+    name: str,
+    wishes: Mapping[str, Any],
+    options: Mapping[str, Any],
+    form: Mapping[str, Any] = LEVELS,
+    weights: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """The backbone with as many of the wishes as it can have."""
     import timm
 
     try:
         with _quiet():
-            return timm.create_model(name, pretrained=pretrained, **{**form, **wishes, **options})
+            return timm.create_model(name, pretrained=bool(weights), **{**form, **wishes, **options, **weights})
     except (TypeError, AssertionError, NotImplementedError, ValueError, LookupError, ArithmeticError) as error:
         refused = [key for key in wishes if f"'{key}'" in str(error)] or [key for key in wishes if key == "output_stride"]
         if not refused:
             raise _refused(name, options, error) from error
-        return _create(name, pretrained, {key: wishes[key] for key in wishes if key not in refused}, options, form)
-    except (AttributeError, OSError, RuntimeError) as error:
-        raise (_unavailable if pretrained else _refused)(name, options, error) from error
+        return _create(name, {key: wishes[key] for key in wishes if key not in refused}, options, form, weights)
+    except (AttributeError, OSError, RuntimeError, SafetensorError) as error:
+        raise (_unfit if weights else _refused)(name, options, error) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the hub's lines on each of its retries; what comes of them is told once."""
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Without timm's lines on what it does."""
+    logger = logging.getLogger("timm")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(before)
 
 
 def _refused(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
@@ -185,62 +199,9 @@ def _refused(name: str, options: Mapping[str, Any], error: Exception) -> ConfigE
     )
 
 
-def _unavailable(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
-    reason = next(iter(str(error).splitlines()), "")
-    if isinstance(error, AttributeError) or "loading state_dict" in reason:
-        return ConfigError(
-            f"pretrained: timm's weights of {name} do not fit a backbone with {dict(options)}; drop the options, give "
-            "pretrained=FILE, or pretrained=false to train from scratch"
-        )
+def _unfit(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     return ConfigError(
-        f"pretrained: weights of {name} are not to be had ({type(error).__name__}: {reason}); fill the Hugging Face cache on a "
-        "machine with network, give student.pretrained=FILE, or student.pretrained=false to train from scratch"
+        f"pretrained: timm's weights of {name} do not fit a backbone with {dict(options)} ({reason[:120]}); drop the options, "
+        "give pretrained=FILE, or pretrained=false to train from scratch"
     )
-
-
-def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file under names without dots; a stem in the names of CIRKD's files takes timm's."""
-    stem = STEM if "conv3.weight" in weights else {}
-    heads = {key: key.partition(".") for key in weights}
-    return {f"{stem.get(head, head)}{dot}{rest}".replace(".", "_"): weights[key] for key, (head, dot, rest) in heads.items()}
-
-
-def _fit_stem(network: Any, weights: dict[str, Tensor], names: Mapping[str, str], bgr: bool) -> None:
-    """Make the first convolution see the images here: RGB where it was trained on BGR, or other channels than three."""
-    from timm.models import adapt_input_conv
-
-    convolutions = ((path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    path, stem = next(convolutions, ("", None))
-    if stem is None or (stem.in_channels == 3 and not bgr):
-        return
-    name = names[f"{path}.weight"]
-    if bgr:
-        weights[name] = weights[name].flip(1)
-    if stem.in_channels != 3 and weights[name].shape[1] == 3:
-        weights[name] = adapt_input_conv(stem.in_channels, weights[name])
-
-
-def _read(network: Any, name: str, file: Path, bgr: bool = False) -> None:
-    """Load the weight file of a classifier: its last layers are left over, but nothing of the backbone may be missing."""
-    if not file.is_file():
-        raise ConfigError(
-            f"pretrained: {file} does not exist; give a .pth or .safetensors file, true (timm's weights) or false"
-        )
-    weights = _plain(read_state_dict(file, "pretrained"))
-    # a features-only network renames: layer1.0.conv1 may be layer1_0_conv1 or model.layer1.0.conv1, or keep its name
-    own = network.state_dict()
-    wanted = {key: key.removeprefix("model.").replace(".", "_") for key in own}
-    missing = [key for key, plain in wanted.items() if plain not in weights and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ConfigError(
-            f"pretrained: {file} lacks {len(missing)} of {len(wanted)} tensors of {name}, first {missing[0]}, which would stay "
-            "random; give the file of this very backbone"
-        )
-    _fit_stem(network, weights, wanted, bgr)
-    try:
-        network.load_state_dict({key: weights.get(plain, own[key]) for key, plain in wanted.items()})
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(
-            f"pretrained: {file} holds no weights of {name} ({reason}); give the file of this very backbone"
-        ) from error

@@ -14,12 +14,11 @@ from kd.content import ContentPath
 from kd.distributed import world_size
 from kd.networks.backbone import Levels, build_backbone, levels_of
 from kd.networks.initialisation import LastConv, initialise
+from kd.networks.timm_weights import ELSEWHERE, check_options
 from kd.types import Outputs, Sizes, check_image
 
 OURS = {
-    "pretrained": "set pretrained beside it",
-    "checkpoint_path": "set pretrained=FILE beside it",
-    "pretrained_cfg": "set pretrained=FILE beside it",
+    **ELSEWHERE,
     "output_stride": "set output_stride beside it",
     "in_chans": "set channels beside it",
     "num_classes": "the head has the data set's classes",
@@ -95,6 +94,7 @@ class Network(nn.Module, ABC):
 
     class Config(Named):
         """``aux`` is the auxiliary head's width (0: none); ``pretrained`` true (timm's weights), false, or a weight file.
+        ``revision`` pins timm's weights to a commit of their repository on the hub (default: its main branch).
 
         ``backbone`` may pin timm's weights, e.g. ``resnet18d.ra2_in1k``; ``options`` go to timm's constructor of it, e.g.
         ``{stem_type: deep, stem_width: 64}``. ``pretrained_bgr`` says that a weight file was made for images in the order BGR,
@@ -110,6 +110,7 @@ class Network(nn.Module, ABC):
         backbone: str = "resnet18d"
         options: dict[str, Any] = Field(default_factory=dict)
         pretrained: bool | ContentPath = True
+        revision: str | None = None
         pretrained_bgr: bool = False
         output_stride: int = Field(default=8, ge=1)
         aux: int = Field(default=0, ge=0)
@@ -125,8 +126,7 @@ class Network(nn.Module, ABC):
         @field_validator("options")
         @classmethod
         def _are_not_ours(cls, options: dict[str, Any]) -> dict[str, Any]:
-            if key := next((key for key in options if key in OURS), None):
-                raise ValueError(f"holds {key}, which is not timm's to be told here: {OURS[key]}")
+            check_options(options, OURS)
             return options
 
         @model_validator(mode="after")
@@ -157,6 +157,11 @@ class Network(nn.Module, ABC):
         self.sizes = Sizes(classes, self.logit_stride(there), width, bool(config.aux), *there)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def fetched(self) -> str:
+        """Which of timm's weights it began with, ``owner/name@commit``; nothing where none were fetched."""
+        return getattr(self.backbone, "fetched", "")
 
     @abstractmethod
     def build_head(self, levels: Levels, classes: int) -> tuple[nn.Module, int]:

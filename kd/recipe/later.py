@@ -38,11 +38,12 @@ LATER: Tree = {
     "members.standardise": False,
     "teacher.classes": None,
     "members.classes": None,
+    **{f"{part}.revision": None for part in ("student", "network", "teacher", "members", "logits", "features")},
 }
 """Ends of keys that came when there were runs already, and what those runs did. At that value they are no part of a
 fingerprint, so that what was trained before is still known."""
 
-OLDER = {"classes": ("cirkd", "smp", "torchvision")}
+OLDER = {"classes": ("cirkd", "smp", "torchvision"), "revision": ("hf",)}
 """Keys among these that some classes of a recipe, by their names, had from the start."""
 
 

@@ -23,6 +23,7 @@ from kd.results.layouts import long
 from kd.results.published import Published
 from kd.results.render import Table
 from kd.results.rows import Block
+from kd.visible import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -53,9 +54,8 @@ def page(blocks: Sequence[Block], published: Published, left_out: Sequence[str],
     found.lstrip_blocks = True
     found.filters["rich"] = rich
     css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    return found.get_template("page.html").render(
-        title=titled, sections=sections, definitions=tables[len(blocks)].notes, left_out=left_out, css=css
-    )
+    facts = {"title": titled, "sections": sections, "definitions": tables[len(blocks)].notes, "left_out": left_out, "css": css}
+    return visible(found.get_template("page.html").render(facts))
 
 
 def section(block: Block, table: Table, number: int) -> Section:

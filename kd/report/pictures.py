@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kd.data.headers import DECODING, opened
 from kd.files import grouped
 from kd.report.sections import Part, several_teachers
 from kd.report.styles import Look
@@ -21,6 +22,10 @@ from kd.results.runs import Run
 
 WIDEST, MOST = 480, 8
 """Pixels of a picture's width, and images on a sheet."""
+LARGEST = 2**27
+"""Pixels of a file that is made smaller for a sheet."""
+DEPTH = 4
+"""So far below its run a picture lies: ``previews/final/NAME/FILE``."""
 IGNORED = 255
 GREY = (128, 128, 128)
 Labels = NDArray[np.uint8]
@@ -63,17 +68,26 @@ class Gallery:
         return grouped(self.unreadable, "pictures")
 
     def read(self, path: Path) -> Image.Image | None:
-        """A picture; None if it is not there, or not readable, which is noted."""
+        """A picture; None if it is not there, or nothing to be shown, which is noted."""
         if not path.exists():
             return None
         try:
-            picture = Image.open(path)
-            picture.load()
-            if path.suffix == ".png" and picture.mode != "P":
-                raise ValueError("no palette")
-        except (OSError, ValueError, SyntaxError) as error:
-            self.unreadable.append(f"{path}: cannot be shown ({error})")
+            return _loaded(path)
+        except DECODING as error:
+            self.unreadable.append(f"{path}: cannot be shown ({str(error).removeprefix(f'{path}: ')})")
             return None
+
+
+def _loaded(path: Path) -> Image.Image:
+    """A file of the run itself: what a link brings in from elsewhere would be sent along with the page."""
+    if not path.resolve().is_relative_to(path.parents[DEPTH - 1].resolve()):
+        raise ValueError("it is a link that leads out of its run")
+    with opened(path) as picture:
+        if picture.width * picture.height > LARGEST:
+            raise ValueError(f"it has {picture.height} x {picture.width} pixels")
+        picture.load()
+        if path.suffix == ".png" and picture.mode != "P":
+            raise ValueError("no palette")
         return picture
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import InputError
+from kd.visible import visible
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Table:
 
 def markdown(tables: Sequence[Table]) -> str:
     """Pipe tables, each with its notes as a list."""
-    return "\n".join(_pipes(table) for table in tables)
+    return visible("\n".join(_pipes(table) for table in tables))
 
 
 def _pipes(table: Table) -> str:
@@ -39,12 +40,20 @@ def _pipes(table: Table) -> str:
 
 
 def _pipe(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_plain(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(BAR.sub(_escaped_bar, _plain(cell)) for cell in cells)} |"
+
+
+BAR = re.compile(r"(\\*)\|")
+
+
+def _escaped_bar(found: re.Match[str]) -> str:
+    """A bar that ends no cell, whatever stands before it."""
+    return f"{found[1] * 2}\\|"
 
 
 def _plain(text: str) -> str:
-    """In one line, without the beginning of an HTML tag: names may be anybody's."""
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(text.splitlines()))
+    """In one line, without the beginning of an HTML tag, a link or a picture: names may be anybody's."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(text.splitlines())).replace("](", "]\\(")
 
 
 def latex(tables: Sequence[Table]) -> str:
@@ -68,7 +77,8 @@ def _is_text(table: Table, column: int) -> bool:
 
 
 def _ampersands(cells: Sequence[str]) -> str:
-    return f"{' & '.join(map(_escape, cells))} \\\\"
+    opening = "{}" if cells[0][:1] in ("[", "*") else ""  # else it would belong to the end of the line before
+    return f"{opening}{' & '.join(map(_escape, cells))} \\\\"
 
 
 SIGNS = {
@@ -87,7 +97,7 @@ SIGNS = {
 
 
 def _escape(text: str) -> str:
-    escaped = "".join(SIGNS.get(sign, sign) for sign in text)
+    escaped = "".join(SIGNS.get(sign, sign) for sign in visible(" ".join(text.splitlines())))
     minus = re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)
     return re.sub(r"`(.+?)`", r"\\texttt{\1}", re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", minus))
 
@@ -106,10 +116,10 @@ def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     for record in records:
         writer.writerow({key: _joined(value) for key, value in record.items()})
-    return file.getvalue()
+    return visible(file.getvalue())
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """What makes a spreadsheet compute a text."""
 
 
@@ -122,7 +132,7 @@ def _joined(value: Any) -> Any:
 
 def as_json(values: Any) -> str:
     """Indented JSON."""
-    return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return visible(json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def update(path: Path, name: str, text: str) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from zipfile import BadZipFile
 
 import yaml
 
 from kd.config import InputError
-from kd.files import grouped
+from kd.files import grouped, parsed
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.plain_yaml import load_yaml
@@ -158,7 +158,7 @@ def _finished(folder: Path) -> Run:
 
 
 def _unmeasured(folder: Path, why: str) -> InputError:
-    remedy = f"`kd evaluate {folder} --split SPLIT` measures another split, evaluation.report=SPLIT makes runs report it"
+    remedy = f"`kd evaluate {quote(str(folder))} --split SPLIT` measures another, evaluation.report=SPLIT makes runs report it"
     return InputError(f"{folder}: finished, but {why}; {remedy}")
 
 
@@ -217,7 +217,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
     path, found = folder / "metrics.jsonl", []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
+            found.append(parsed(line))
         except ValueError:
             continue  # a run that was killed while it wrote
     return [record for record in found if isinstance(record, dict) and isinstance(record.get("step"), int)]

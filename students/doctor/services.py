@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kd.files import at_home
+from kd.reachability import reachable
 from students.doctor.finding import Finding
-from students.tracking.reachability import reachable
 
 OR = "or give data.root=DIRECTORY to each run"
 

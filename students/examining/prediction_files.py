@@ -17,7 +17,7 @@ from kd.config import InputError
 from kd.data.dataset import Colour
 from kd.data.mask_coding import palette as fallback
 from kd.evaluate.logits import Logits, labels
-from kd.files import write_whole
+from kd.files import parsed, write_whole
 from kd.metrics.foreground import foreground
 from kd.plain_yaml import load_yaml
 from students.examining.previews import indexed, legend, overlay
@@ -116,7 +116,7 @@ def _inputs(file: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
-            record = json.loads(line)
+            record = parsed(line)
             found[record["name"]] = record["image"]
         except (ValueError, KeyError, TypeError):
             continue

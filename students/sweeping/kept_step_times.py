@@ -54,7 +54,7 @@ def measured(sweep: Sweep, root: Path, command: Sequence[str], environment: Mapp
 def _alone(root: Path) -> Iterator[None]:
     """Two at a time would slow each other down."""
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".clock.lock").open("w", encoding="utf-8") as handle:
+    with (root / ".clock.lock").open("a", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

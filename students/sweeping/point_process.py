@@ -48,6 +48,8 @@ def _deaf() -> None:
 def claimed(folder: Path, wait: bool = False) -> IO[str] | None:
     """A point's lock, or None while another process holds it; with ``wait`` once it is free. It says who holds it."""
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / LOCK).is_symlink():
+        (folder / LOCK).unlink()  # or what it leads to would be written to
     handle = (folder / LOCK).open("a+", encoding="utf-8")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from kd.files import parsed
 from kd.sealed import read_sealed, write_sealed
 from kd.sweep.budget import total_steps
 from kd.sweep.points import Point
@@ -50,7 +50,7 @@ def logged_step(folder: Path) -> int:
         return 0
     for line in reversed(lines):
         try:
-            return int(json.loads(line)["step"])
+            return int(parsed(line)["step"])
         except (ValueError, TypeError, KeyError):
             continue
     return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import ConfigError
+from kd.files import parsed
 
 NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -69,11 +70,13 @@ def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parsed(line)
+            if not isinstance(record, dict) or "step" not in record:
+                raise ValueError
         except ValueError:
             if number == len(lines):
                 return
-            raise ConfigError(f"{path}: record {number} is not JSON; repair or delete that line") from None
+            raise ConfigError(f"{path}: record {number} is not JSON, or of no step; repair or delete that line") from None
         yield line, record
 
 

@@ -81,6 +81,8 @@ def _history(folder: Path) -> dict[int, dict[str, Any]]:
     records = read_metrics(path) if path.exists() else []
     if not records:
         raise InputError(f"{path}: holds no record; there is nothing to replay before the first is logged")
+    if timeless := next((record for record in records if "time" not in record), None):
+        raise InputError(f"{path}: its record of step {timeless['step']} has no time; delete that line")
     found: dict[int, dict[str, Any]] = {}
     if (folder / "teacher.json").exists():
         found[0] = {"teacher": read_sealed(folder / "teacher.json"), "_timestamp": records[0]["time"]}

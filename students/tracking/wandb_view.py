@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from kd.config import ConfigError
+from kd.reachability import reachable
 from kd.recipe.schema import Tracking
 from students.examining.previews import Panel
 from students.progress import say
-from students.tracking.reachability import reachable
 from students.tracking.wandb_facts import About, numbers
 
 STEP = "iter"  # our own step in W&B: its built-in one starts again at 0 whenever an offline run is resumed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from kd.config import Config, ConfigError
@@ -54,7 +55,9 @@ def read_card(folder: Path) -> Card:
     """
     file = folder / NAME
     if not file.is_file():
-        raise ConfigError(f"teacher.cache: {folder} holds no soft labels. Write them: kd cache-teacher RECIPE --to {folder}")
+        raise ConfigError(
+            f"teacher.cache: {folder} holds no soft labels. Write them: kd cache-teacher RECIPE --to {quote(str(folder))}"
+        )
     try:
         return Card.model_validate(read_sealed(file))
     except ValueError:

@@ -20,6 +20,15 @@ from kd.config import InputError
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 SWELL, SPARE = 100, 10**8
 """So many times its own size an archive may unpack to, beyond so many bytes."""
+LONGEST = 2**20
+"""Bytes of what a tar says about one of its entries."""
+ABOUT = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError, RuntimeError)
 
 
@@ -139,8 +148,20 @@ def _of_zip(path: Path, stack: ExitStack) -> list[Member]:
     return [Member(entry.filename, entry.file_size, path, opener(entry)) for entry in entries if not entry.is_dir()]
 
 
+class _Entry(tarfile.TarInfo):
+    """What says something about an entry, its long name or times, is read into memory whole: it is small, or no such thing."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
+        """As the base, without what claims to be large."""
+        found: _Entry = super().frombuf(buf, encoding, errors)
+        if found.type in ABOUT and found.size > LONGEST:
+            raise tarfile.ReadError(f"a header claims {found.size / 1e6:,.0f} MB")
+        return found
+
+
 def _of_tar(path: Path, stack: ExitStack) -> list[Member]:
-    archive = stack.enter_context(tarfile.open(path))  # noqa: SIM115
+    archive = stack.enter_context(tarfile.open(path, tarinfo=_Entry))  # noqa: SIM115
 
     def opener(entry: tarfile.TarInfo) -> Callable[[], bytes]:
         def read() -> bytes:
@@ -158,4 +179,5 @@ def _of_tar(path: Path, stack: ExitStack) -> list[Member]:
 
 
 def _broken(archive: Path, problem: str) -> BrokenArchiveError:
-    return BrokenArchiveError(f"{archive}: is damaged or incomplete ({problem}); fetch it again. What is finished stays")
+    told = " ".join(problem.split())
+    return BrokenArchiveError(f"{archive}: is damaged or incomplete ({told}); fetch it again. What is finished stays")

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -120,7 +121,9 @@ def from_store(data: Dataset, config: Any, split: str) -> Dataset:
         ConfigError: there is no store, it is of other data, incomplete, or stale.
     """
     folder = at_home(config.store)
-    again = f"`kd prepare RECIPE --store {folder}` writes what is missing; data.store=null reads the files themselves"
+    again = (
+        f"`kd prepare RECIPE --store {quote(str(folder))}` writes what is missing; data.store=null reads the files themselves"
+    )
     if not (folder / NOTE).is_file():
         raise ConfigError(f"data.store: {folder} holds no store; {again}")
     if different := differences(folder, config):

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from kd.config import InputError
 from kd.data.deepglobe import FOLDS, IMAGE, IMAGES, INDEX, MASK, decode
+from kd.data.headers import FORMATS
 from kd.data.prepare.archives import Member, grouped
 from kd.data.prepare.plan import Job, Plan
 from kd.data.reading import BrokenFileError
@@ -45,7 +46,7 @@ def plan(members: Sequence[Member]) -> Plan:
 def _index(content: bytes, source: str) -> bytes:
     """A painted mask as an index PNG."""
     try:
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             colours = np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BrokenFileError(f"{source}: cannot be decoded ({error}); fetch this file again") from None
