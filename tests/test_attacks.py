@@ -350,7 +350,9 @@ def test_scripts_of_a_sweep_run_what_they_say_and_nothing_else(tmp_path: Path, n
     assert script.returncode == 0, script.stderr
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "kd").write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done > heard\n')
-    (tmp_path / "bin" / "kd").chmod(0o755)
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\nbash -s\n")  # which runs the job at once
+    for command in ("kd", "sbatch"):
+        (tmp_path / "bin" / command).chmod(0o755)
     surroundings = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "0"}
     subprocess.run(["bash", "-c", script.stdout], cwd=tmp_path, env=surroundings, check=True, timeout=20)
     heard = (tmp_path / "heard").read_text().split("\0")

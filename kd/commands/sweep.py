@@ -86,7 +86,9 @@ def run(options: argparse.Namespace) -> int:
 def exported(options: argparse.Namespace, points: list[Any], name: str) -> str:
     """The sweep for another launcher; its command is this one."""
     from kd.sweep.launcher_files import slurm_script, wandb_sweep
+    from students.sweeping.slurm import check_options, words_of
 
+    check_options(words_of(options.sbatch))
     where = ["--output", str(options.output)] if options.output else []
     several = ["--processes", str(options.processes)] if options.processes > 1 else []
     command = ["kd", "sweep", options.sweep, *options.overrides, *where, *several]

@@ -18,7 +18,7 @@ from students.signals import REQUEUE, StopSignals
 from students.sweeping.kept_step_times import measured, read_clock
 from students.sweeping.places import places
 from students.sweeping.runner import Outcome, Runner, not_done, report
-from students.sweeping.slurm import Slurm
+from students.sweeping.slurm import Slurm, words_of
 from students.sweeping.state import done_steps, is_finished
 
 Kd = Callable[..., list[str]]
@@ -77,9 +77,8 @@ class OnSlurm:
         for key in ("jobs", "processes", "nodes"):
             if (value := getattr(options, key)) is not None and value < 1:
                 raise InputError(f"--{key} is {value}; it is a number of at least 1")
-        given = dict(word.partition("=")[::2] for word in options.sbatch)
         command = _command(kd, options.processes, options.processes > 1 or options.nodes > 1)
-        self.slurm = Slurm(root, command, given, options.nodes, options.jobs)
+        self.slurm = Slurm(root, command, words_of(options.sbatch), options.nodes, options.jobs)
         self.root, self.name, self.waits, self.calibrate = root, name, options.wait, kd("calibrate")
 
     def measured(self, sweep: Sweep) -> dict[str, Any]:

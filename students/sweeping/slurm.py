@@ -160,6 +160,11 @@ def _alike(points: Iterable[Point], known: Mapping[str, str]) -> dict[tuple[str,
     return found
 
 
+def words_of(given: Iterable[str]) -> dict[str, str]:
+    """Options from ``KEY=VALUE`` words; the last of a key counts."""
+    return dict(word.partition("=")[::2] for word in given)
+
+
 def check_options(options: Mapping[str, str]) -> None:
     """Refuse options of sbatch's that follow from the sweep, or are none.
 
