@@ -18,8 +18,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 HIGHEST = {int: 1e15, float: 1e30}
 """Of the numbers in a configuration: steps and sizes beyond are slips, products with what is beyond are infinite in float32."""
-LONGEST = 200
-"""Characters of a value that a message shows."""
+LONGEST, MOST = 200, 2000
+"""Characters of a value that a message shows, and of a whole message."""
+LINES = 8
+"""Problems of a recipe that are told at once."""
 
 
 class InputError(ValueError):
@@ -27,7 +29,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """The message alone, also where a data loader's worker has wrapped it in its traceback."""
-        return super().__str__().rsplit(f"{type(self).__name__}: ", 1)[-1].rstrip()
+        return legible(super().__str__().rsplit(f"{type(self).__name__}: ", 1)[-1].rstrip())
 
 
 class ConfigError(InputError):
@@ -92,7 +94,9 @@ def explain(error: ValidationError, where: str = "") -> str:
         path = ".".join(part for part in parts if part)
         tells_itself = isinstance(problem.get("ctx", {}).get("error"), ConfigError) and not path
         lines.setdefault("" if tells_itself else path or "recipe", []).append(_sentence(problem))
-    return "\n".join(f"{path}: {_either(sentences)}".removeprefix(": ") for path, sentences in lines.items())
+    told = [f"{cut(path)}: {_either(sentences)}".removeprefix(": ") for path, sentences in lines.items()]
+    more = [f"... and {len(told) - LINES} more"] if len(told) > LINES else []
+    return "\n".join([*told[:LINES], *more])
 
 
 def _names_a_branch(part: int | str) -> bool:
@@ -121,8 +125,20 @@ def _sentence(problem: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value in a message, cut where it is long."""
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text in a message, cut where it is long."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+
+
+def legible(message: str) -> str:
+    """A message in which signs that a terminal obeys, or nobody sees, are spelled out, and the middle of an endless one left out:
+    what it quotes may be anybody's."""
+    text = "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in message)
+    head, tail = MOST * 5 // 8, MOST // 4
+    return text if len(text) <= MOST else f"{text[:head]} ... ({len(text)} characters) ... {text[-tail:]}"
 
 
 def _strange(kind: Any, value: Any) -> str:
@@ -136,7 +152,7 @@ def _strange(kind: Any, value: Any) -> str:
     if isinstance(value, bool):
         return f"is {str(value).lower()}; it is no switch: give a number"
     number = _number(value) if isinstance(value, str) else value
-    if not isinstance(number, (int, float)) or not math.isfinite(number):
+    if not isinstance(number, (int, float)) or (isinstance(number, float) and not math.isfinite(number)):
         return ""
     highest = HIGHEST[float if _takes(kind, float) else int]
     return f"is {shown(value)}; numbers go up to {highest:.0e} here" if abs(number) > highest else ""
@@ -189,7 +205,8 @@ def exit_code(action: Callable[[], object]) -> int:
             return 2
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}; choose another path or mend its permissions", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}; choose another path or mend its permissions"
+        print(f"error: {legible(told)}", file=sys.stderr)
         return 2
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,8 +21,11 @@ BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277
 """The TIFF tags."""
 ORIENTATION = 0x0112
 """The EXIF tag: 1 is upright, 2 to 8 turn or mirror what is stored."""
-DECODING = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
-"""What Pillow raises about files that are no pictures, or damaged ones."""
+DECODING = (
+    *(UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError),
+    *(EOFError, struct.error, zlib.error),
+)
+"""What Pillow raises about files that are no pictures, or damaged ones: each header breaks it in its own way."""
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 """What Pillow calls grey pictures of more than 8 bits."""
 MODES = {"1": "1 bit", "L": "grey", "P": "palette", "LA": "grey + alpha", "PA": "palette + alpha", "RGBA": "RGB + alpha"}
@@ -112,14 +116,14 @@ def orientation(image: Image.Image) -> int:
     """How EXIF turns a picture; 1, upright, where nothing readable is said."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
+    except DECODING:
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def turn_of(path: Path) -> int:
     """How EXIF turns the picture of a file; 1 also of what is no picture."""
-    with suppress(*DECODING), Image.open(path) as image:
+    with suppress(*DECODING), opened(path) as image:
         return orientation(image)
     return 1
 

@@ -13,7 +13,7 @@ from kd.lookup import lookup
 from kd.recipe.channels import RGB, channels_of
 from kd.recipe.families import fill
 from kd.recipe.library import method_files, recipe_file
-from kd.recipe.merging import Origins, Tree, annotated, merge, override, read
+from kd.recipe.merging import Origins, Tree, annotated, merge, nested, override, read
 from kd.recipe.method_words import spelled_out
 from kd.recipe.schema import Recipe, build, plain
 from kd.recipe.smoke import shrunk
@@ -41,10 +41,7 @@ class Draft:
     def apply(self, settings: Mapping[str, Any], source: str) -> None:
         """Set dotted keys, in the name of ``source``."""
         for key, value in settings.items():
-            change: Any = deepcopy(value)
-            for part in reversed(key.split(".")):
-                change = {part: change}
-            self.merge(change, source)
+            self.merge(nested(key, value), source)
 
     def merge(self, change: Mapping[str, Any], source: str = COMMAND) -> None:
         """Merge a nested change, in the name of ``source``."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from kd.config import ConfigError
-from kd.plain_yaml import load_yaml
+from kd.config import ConfigError, cut, shown
+from kd.plain_yaml import DEEPEST, load_yaml
 from kd.recipe.library import find, short
 
 Tree = dict[str, Any]
@@ -60,7 +60,7 @@ def _mapping(path: Path) -> Tree:
         raise ConfigError(f"{path}: is a sweep, not a recipe; try `kd sweep {path.stem}`")
     parents = tree.get("extends") or []
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise ConfigError(f"{path}: extends is {tree['extends']!r}; it must be a list of names, e.g. [_parts/data/camvid]")
+        raise ConfigError(f"{path}: extends is {shown(parents)}; it must be a list of names, e.g. [_parts/data/camvid]")
     return tree
 
 
@@ -86,9 +86,21 @@ def override(text: str) -> Tree:
         tree: Any = load_yaml(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"'{text}': the value is no YAML; quote it, e.g. {key}='\"text\"'") from None
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return tree
+    return nested(key, tree)
+
+
+def nested(key: str, value: Any) -> Tree:
+    """A dotted key and its value as a tree.
+
+    Raises:
+        ConfigError: the key has more parts than a file may have levels.
+    """
+    parts = key.split(".")
+    if len(parts) > DEEPEST:
+        raise ConfigError(f"{cut(key)}: has {len(parts)} parts; a key of a recipe has a few, e.g. schedule.steps")
+    for part in reversed(parts):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
 
 
 def merge(base: Tree, new: Mapping[str, Any], origins: Origins, source: str | Origins, prefix: str = "") -> None:

@@ -71,7 +71,7 @@ class Gallery:
             picture.load()
             if path.suffix == ".png" and picture.mode != "P":
                 raise ValueError("no palette")
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # each damaged header breaks Pillow in its own way
             self.unreadable.append(f"{path}: cannot be shown ({error})")
             return None
         return picture
