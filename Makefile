@@ -8,7 +8,7 @@ export UV_COMPILE_BYTECODE := 1
 help:
 	@echo "make demo    teacher, baselines and five distillation methods x two seeds on procedural images; table and report (no download)"
 	@echo "make test    run the test suite"
-	@echo "make faults  the tests of damage and lost processes at many more places; minutes"
+	@echo "make faults  the tests of damage, strange inputs and lost processes at many more places; minutes"
 	@echo "make check   ruff and mypy"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 	@echo "make clean   remove the environment and caches (never runs/)"
@@ -29,7 +29,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
 faults: .venv/ready
-	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py
+	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py tests/test_fuzz_words.py tests/test_fuzz_files.py
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -16,6 +16,10 @@ from kd.config import InputError
 
 MOST_PIXELS = 2**30
 """The largest picture that is decoded; KD_MAX_PIXELS in the environment sets another limit."""
+FEW, DENSEST = 2**24, 2**15
+"""Pixels that are decoded whatever a file says, and pixels that a byte can stand for at most."""
+BLANK = {"WEBP", "AVIF", "group3", "group4", "tiff_ccitt", "zstd", "lzma"}
+"""Formats and codecs of which a few bytes may stand for a large picture of one colour."""
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277
 """The TIFF tags."""
@@ -59,6 +63,12 @@ def _check(path: Path, image: Image.Image) -> None:
             f"'magick {path.name} page-%d.tif'"
         )
     check_pixels(path, image.height, image.width)
+    pixels, held = image.width * image.height, path.stat().st_size
+    if pixels > max(FEW, DENSEST * held) and not {image.format, image.info.get("compression")} & BLANK:
+        raise BrokenFileError(
+            f"{path}: is damaged: its header tells of {image.height} x {image.width} pixels, and so many are not in {held} bytes; "
+            "fetch this file again"
+        )
 
 
 def check_pixels(path: Path, height: int, width: int) -> None:
