@@ -90,7 +90,9 @@ def explain(error: ValidationError, where: str = "") -> str:
     """Pydantic's report in the user's words: one line per key."""
     lines: dict[str, list[str]] = {}
     for problem in error.errors():
-        parts = (where, *(str(part) for part in problem["loc"] if not _names_a_branch(part)))
+        loc = problem["loc"]
+        key = loc[-1:] if problem["type"] == "unknown_key" else ()  # whatever it looks like
+        parts = (where, *(str(part) for part in loc[: len(loc) - len(key)] if not _names_a_branch(part)), *map(str, key))
         path = ".".join(part for part in parts if part)
         tells_itself = isinstance(problem.get("ctx", {}).get("error"), ConfigError) and not path
         lines.setdefault("" if tells_itself else path or "recipe", []).append(_sentence(problem))
@@ -134,8 +136,8 @@ def cut(text: str) -> str:
 
 
 def legible(message: str) -> str:
-    """A message in which signs that a terminal obeys, or nobody sees, are spelled out, and the middle of an endless one left out:
-    what it quotes may be anybody's."""
+    """A message with signs that a terminal obeys, or nobody sees, spelled out, and without the middle of an endless one: what
+    it quotes may be anybody's."""
     text = "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in message)
     head, tail = MOST * 5 // 8, MOST // 4
     return text if len(text) <= MOST else f"{text[:head]} ... ({len(text)} characters) ... {text[-tail:]}"

@@ -1,4 +1,4 @@
-"""Whatever lies in the files of a data set or of a run is read as it was written, or refused in a short message that names it."""
+"""Whatever lies in the files of a data set or of a run is read as it was written, or refused in a short message."""
 
 from __future__ import annotations
 
@@ -202,7 +202,20 @@ NAMES = ("a", "b c", "sub/d", "é")
 LISTS = (
     *("a\nb c\nsub/d\né\n", "a.png a.png\nb c.png b c.png\n", "images/a.png masks/a.png\nimages/sub/d.png\tmasks/sub/d.png\n"),
     *("a a.png\na\n", "/abs/a.png\n../x.png ../y.png\nC:\\a\\a.png\n", "a\x00b\n", "~root/a.png\n~nobody/x\n", "a" * 300),
-    *("x/" * 3000, "a " * 3000, "\n\n \n", ".\n", "..\n", "/\n", "/etc/passwd\n", "/dev/zero\n", "*\n", "[a-\n", "masks\n", "e\u0301\n"),
+    *(
+        "x/" * 3000,
+        "a " * 3000,
+        "\n\n \n",
+        ".\n",
+        "..\n",
+        "/\n",
+        "/etc/passwd\n",
+        "/dev/zero\n",
+        "*\n",
+        "[a-\n",
+        "masks\n",
+        "e\u0301\n",
+    ),
 )
 PLACES = {
     "camvid": ("train.txt", {}),
@@ -254,7 +267,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "reliability": {"pixels": [1, 2], "accuracy": [50.0, None], "confidence": [40.0, 60.0]},
         "absent_but_predicted": "b",
     }
-    result["agreement"] = {"split": "test", "same": 80.0, "classes": {"a": {"both": 1, "teacher": 2, "student": 3, "neither": 4}}}
+    result["agreement"] = {
+        "split": "test",
+        "same": 80.0,
+        "classes": {"a": {"both": 1, "teacher": 2, "student": 3, "neither": 4}},
+    }
     result |= {"code": {"a:B": "abc"}, "asked": "kd", "teacher": {**result["teacher"], "iou": {"a": 60.0, "b": None}}}
     point = {"choices": {"method": "kd", "seed": "0"}, "budget_steps": 6, "calibrated_seconds_per_step": 0.5}
     texts = {"kd/result.json": result, "kd/teacher.json": {"mark": "x", "mIoU": 90.0}, "sweep.json": {"points": {"kd": point}}}
@@ -306,7 +323,15 @@ def verified(root: Path) -> None:
 
 def test_the_files_of_a_run_are_read_or_refused(runs: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kd.results.runs.load_yaml", lru_cache(64)(load_yaml))  # most files stay as they are
-    names = ("kd/result.json", "kd/result.json", "kd/recipe.yaml", "kd/metrics.jsonl", "kd/run.json", "sweep.json", "kd/teacher.json")
+    names = (
+        "kd/result.json",
+        "kd/result.json",
+        "kd/recipe.yaml",
+        "kd/metrics.jsonl",
+        "kd/run.json",
+        "sweep.json",
+        "kd/teacher.json",
+    )
     wholes = {name: values_of(runs / name) for name in names}
 
     @examples(30, 1500)

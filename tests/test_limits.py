@@ -12,7 +12,7 @@ from helpers_tools import call
 from test_data import told
 from tiny import tiny
 
-from kd.config import ConfigError, InputError
+from kd.config import MOST, ConfigError, InputError
 from kd.files import at_home
 from kd.methods import JmlKd
 from kd.plain_yaml import load_yaml
@@ -94,6 +94,15 @@ def test_plain_yaml_is_what_it_says() -> None:
         ("student.options={norm_layer: x}", "options: test_resnet cannot be built with {'norm_layer': 'x'}"),
         (f"seed={'[' * 500}", "is no YAML"),
         (f"seed={'x' * 100_000}", "... (100002 characters)"),
+        ("family={a: b}", "family: {'a': 'b'} is unknown; Families: "),
+        ("family=[own]", "family: ['own'] is unknown"),
+        (f"schedule.steps={'9' * 400}", "numbers go up to 1e+15"),
+        (f"weights.ce={'9' * 400}", "numbers go up to 1e+30"),
+        (f"seed{'.x' * 3000}=1", "has 3001 parts; a key of a recipe has a few, e.g. schedule.steps"),
+        ('family="\\e[31mx"', r"family: '\x1b[31mx' is unknown"),
+        ('schedule={"a\\e[2J": 1}', r"schedule.a\x1b[2J: there is no such key"),
+        ("schedule.int=1", "schedule.int: there is no such key"),
+        (f"data.{'x' * 5000}=1", "... (5005 characters)"),
     ],
 )
 def test_values_that_only_look_right(change: str, message: str, tmp_path: Path) -> None:
@@ -102,6 +111,33 @@ def test_values_that_only_look_right(change: str, message: str, tmp_path: Path) 
     assert message in done.stderr
     assert len(done.stderr) < 1000 or "x" * 1000 in change
     assert not (tmp_path / "run").exists()
+
+
+def test_messages_are_bounded_and_hold_no_sign_that_a_terminal_obeys() -> None:
+    assert str(ConfigError("a\x1b[31m\u202e\ud800\tb\nc é")) == "a\\x1b[31m\\u202e\\ud800\\tb\nc é"
+    message = str(ConfigError(f"file: {'x' * 10**6}; do this"))
+    assert message.startswith("file: xxx")
+    assert message.endswith("xxx; do this")
+    assert "(1000015 characters)" in message
+    assert len(message) < MOST
+    many = str(told(lambda: load("shapes/tiny", ["ce", *(f"schedule.x{number}=1" for number in range(30))])))
+    assert many.endswith("\n... and 22 more")
+    assert many.count("there is no such key") == 8
+
+
+def test_names_that_no_file_can_have_are_of_no_file(tmp_path: Path) -> None:
+    long = "a" * 300
+    assert "there is no such recipe" in str(told(lambda: load(long, ["ce"])))
+    assert "there is no such sweep" in str(told(lambda: read_sweep(long)))
+    (tmp_path / "mine.yaml").write_text(f"extends: [{long}]")
+    assert f"{tmp_path / 'mine.yaml'}: extends '{long}', but no such file" in str(
+        told(lambda: load(tmp_path / "mine.yaml", ["ce"]))
+    )
+
+
+def test_names_of_teachers_that_are_no_texts_are_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("recipe: shapes/tiny\naxes: {method: [kd]}\nteachers: [[a]]")
+    assert "teachers: is [['a']]; input should be a mapping" in str(told(lambda: read_sweep(tmp_path / "mine.yaml")))
 
 
 def test_one_small_image_has_no_variance_and_is_told(tmp_path: Path) -> None:

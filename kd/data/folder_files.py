@@ -14,7 +14,6 @@ from kd.data.band_files import ARRAYS
 from kd.data.reading import SUFFIXES
 from kd.files import is_file
 
-
 LONGEST = 4096
 """Characters of a path that a file may have; longer lines of a list are not worth looking for."""
 

@@ -26,8 +26,8 @@ BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277
 ORIENTATION = 0x0112
 """The EXIF tag: 1 is upright, 2 to 8 turn or mirror what is stored."""
 DECODING = (
-    *(UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError),
-    *(EOFError, struct.error, zlib.error),
+    *(UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    *(MemoryError, EOFError, struct.error, zlib.error),
 )
 """What Pillow raises about files that are no pictures, or damaged ones: each header breaks it in its own way."""
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -66,8 +66,8 @@ def _check(path: Path, image: Image.Image) -> None:
     pixels, held = image.width * image.height, path.stat().st_size
     if pixels > max(FEW, DENSEST * held) and not {image.format, image.info.get("compression")} & BLANK:
         raise BrokenFileError(
-            f"{path}: is damaged: its header tells of {image.height} x {image.width} pixels, and so many are not in {held} bytes; "
-            "fetch this file again"
+            f"{path}: is damaged: its header tells of {image.height} x {image.width} pixels, and so many are not in {held} "
+            "bytes; fetch this file again"
         )
 
 

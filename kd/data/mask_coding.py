@@ -40,7 +40,8 @@ def _value(key: Any) -> int:
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"has the class name {shown(name)}; a name is a text. Quote what YAML takes for something else: 'no', '1'")
+        rule = "a name is a text. Quote what YAML takes for something else: 'no', '1'"
+        raise ValueError(f"has the class name {shown(name)}; {rule}")
     return name.strip()
 
 

@@ -100,7 +100,7 @@ def nested(key: str, value: Any) -> Tree:
         raise ConfigError(f"{cut(key)}: has {len(parts)} parts; a key of a recipe has a few, e.g. schedule.steps")
     for part in reversed(parts):
         value = {part: value}
-    return value  # type: ignore[no-any-return]
+    return dict(value)
 
 
 def merge(base: Tree, new: Mapping[str, Any], origins: Origins, source: str | Origins, prefix: str = "") -> None:

@@ -228,7 +228,7 @@ def number(record: Any, *keys: str) -> float | None:
     for key in keys:
         record = record.get(key) if isinstance(record, dict) else None
     finite = isinstance(record, int | float) and abs(record) <= sys.float_info.max
-    return float(record) if finite else None  # type: ignore[arg-type]
+    return float(record) if finite else None
 
 
 def _step(folder: Path) -> int:

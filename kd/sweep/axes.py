@@ -77,7 +77,9 @@ def _choices(axis: str, given: Any) -> list[Choice]:
 
 def _word(value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"axes.method: {shown(value)} is no method; list what `kd train RECIPE METHOD` takes, e.g. [ce, kd, cwd]")
+        raise ConfigError(
+            f"axes.method: {shown(value)} is no method; list what `kd train RECIPE METHOD` takes, e.g. [ce, kd, cwd]"
+        )
     return value
 
 
