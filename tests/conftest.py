@@ -32,6 +32,7 @@ def tally(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Tall
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """With KD_FAULTS: how much was tried."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)] if LARGE else []
-    for told in sorted({value for report in reports for key, value in report.user_properties if key == "inputs"}):
+    reports = [report for some in terminalreporter.stats.values() for report in some] if LARGE else []
+    known = (pair for report in reports for pair in getattr(report, "user_properties", ()))
+    for told in sorted({value for key, value in known if key == "inputs"}):
         terminalreporter.write_line(told)

@@ -16,7 +16,7 @@ from kd.config import MOST, ConfigError, InputError
 from kd.files import at_home
 from kd.methods import JmlKd
 from kd.plain_yaml import load_yaml
-from kd.recipe.loading import load
+from kd.recipe.loading import describe, load
 from kd.sweep.schema import read_sweep
 from kd.types import Sizes
 
@@ -102,7 +102,12 @@ def test_plain_yaml_is_what_it_says() -> None:
         ('family="\\e[31mx"', r"family: '\x1b[31mx' is unknown"),
         ('schedule={"a\\e[2J": 1}', r"schedule.a\x1b[2J: there is no such key"),
         ("schedule.int=1", "schedule.int: there is no such key"),
-        (f"data.{'x' * 5000}=1", "... (5005 characters)"),
+        (f"data.{'x' * 5000}=1", "has a part of 5000 characters; a key is a word"),
+        ("loss=5", "loss: is 5; input should be a mapping"),
+        ("loss.ce=5", "loss.ce: is 5"),
+        ("weights=[ce]", "weights: is ['ce']; input should be a mapping"),
+        ("weights={1: 2}", "weights.1"),
+        ("method=[[1]]", "method.members.0: is [1]; input should be a mapping"),
     ],
 )
 def test_values_that_only_look_right(change: str, message: str, tmp_path: Path) -> None:
@@ -133,6 +138,21 @@ def test_names_that_no_file_can_have_are_of_no_file(tmp_path: Path) -> None:
     assert f"{tmp_path / 'mine.yaml'}: extends '{long}', but no such file" in str(
         told(lambda: load(tmp_path / "mine.yaml", ["ce"]))
     )
+
+
+def test_a_recipe_whose_methods_are_no_mappings_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {name: shapes}\nstudent: {name: deeplabv3}\nmethod: [[a], {name: kd}]\n")
+    assert "says itself how its network is trained (method a+kd)" in str(told(lambda: load(tmp_path / "mine.yaml", ["ce"])))
+
+
+WRITTEN = ("no", "1", "x: y", "#x", "'x", "{x", "&a x", "*x", "!!int x", "a\nb", "a\n---\nb", "\x00", "\tx", "é", "- x", "")
+
+
+@pytest.mark.parametrize("key", WRITTEN)
+def test_a_recipe_that_is_written_down_says_the_same_whatever_its_keys_are(tmp_path: Path, key: str) -> None:
+    recipe = tiny("kd", teacher={"network": {key: {key: key, "x": [key, 1]}}})
+    (tmp_path / "mine.yaml").write_text(describe(recipe, {}), encoding="utf-8")
+    assert load(tmp_path / "mine.yaml")[0] == recipe
 
 
 def test_names_of_teachers_that_are_no_texts_are_told(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from kd.config import ConfigError, cut, shown
-from kd.plain_yaml import DEEPEST, load_yaml
+from kd.plain_yaml import DEEPEST, WORDY, load_yaml
 from kd.recipe.library import find, short
 
 Tree = dict[str, Any]
@@ -98,6 +98,8 @@ def nested(key: str, value: Any) -> Tree:
     parts = key.split(".")
     if len(parts) > DEEPEST:
         raise ConfigError(f"{cut(key)}: has {len(parts)} parts; a key of a recipe has a few, e.g. schedule.steps")
+    if long := [part for part in parts if len(part) > WORDY]:
+        raise ConfigError(f"{cut(key)}: has a part of {len(long[0])} characters; a key is a word")
     for part in reversed(parts):
         value = {part: value}
     return dict(value)
@@ -133,11 +135,18 @@ def origin(origins: Origins, path: str) -> str:
 def annotated(tree: Tree, origins: Origins, prefix: str = "", depth: int = 0) -> Iterable[str]:
     """Lines of YAML; each leaf says in a comment who set it."""
     for key, value in tree.items():
-        path, indent = f"{prefix}{key}", "  " * depth
+        path, indent, name = f"{prefix}{key}", "  " * depth, _scalar(key)
         if isinstance(value, dict) and value:
-            yield f"{indent}{key}:\n"
+            yield f"{indent}{name}:\n"
             yield from annotated(value, origins, f"{path}.", depth + 1)
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").rstrip()
-            source = origin(origins, path)
-            yield f"{indent}{key}: {text}".ljust(56) + f" # {source}\n"
+            yield f"{indent}{name}: {_scalar(value)}".ljust(56) + f" # {origin(origins, path)}\n"
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML in one line."""
+    for style in (None, '"'):
+        text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=10**9)
+        if "\n" not in (line := text.removesuffix("\n...\n").rstrip()):
+            break
+    return line
