@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -162,10 +163,10 @@ def _strange(kind: Any, value: Any) -> str:
 
 def _number(text: str) -> float | None:
     """What a text like 1e-3, which is none to YAML, becomes."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return None
 
 
 def _takes(annotation: Any, kind: type) -> bool:

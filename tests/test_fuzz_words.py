@@ -49,7 +49,7 @@ def comes_back(recipe: Recipe, origins: Origins, folder: Path) -> None:
     file = folder / "again.yaml"
     file.write_text(describe(recipe, origins), encoding="utf-8")
     again, _ = load(file)
-    assert again == recipe
+    assert repr(plain(again)) == repr(plain(recipe))
     assert fingerprint(again) == fingerprint(recipe)
 
 

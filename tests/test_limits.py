@@ -98,6 +98,7 @@ def test_plain_yaml_is_what_it_says() -> None:
         ("family=[own]", "family: ['own'] is unknown"),
         (f"schedule.steps={'9' * 400}", "numbers go up to 1e+15"),
         (f"weights.ce={'9' * 400}", "numbers go up to 1e+30"),
+        (f"seed='{'9' * 3000}'", "numbers go up to 1e+15"),
         (f"seed{'.x' * 3000}=1", "has 3001 parts; a key of a recipe has a few, e.g. schedule.steps"),
         ('family="\\e[31mx"', r"family: '\x1b[31mx' is unknown"),
         ('schedule={"a\\e[2J": 1}', r"schedule.a\x1b[2J: there is no such key"),
