@@ -8,7 +8,7 @@ export UV_COMPILE_BYTECODE := 1
 help:
 	@echo "make demo    teacher, baselines and five distillation methods x two seeds on procedural images; table and report (no download)"
 	@echo "make test    run the test suite"
-	@echo "make faults  the tests of damage, of lost and of several processes at many more places; minutes"
+	@echo "make faults  the tests of damage, strange inputs, lost and several processes at many more places; minutes"
 	@echo "make check   ruff, mypy, and the audit, where it can be made"
 	@echo "make audit   ask the database of advisories about every pinned package; exit code 3: not audited"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
@@ -30,7 +30,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
 faults: .venv/ready
-	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py tests/test_method_runs.py tests/test_kills.py tests/test_faults.py
+	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py tests/test_method_runs.py tests/test_kills.py tests/test_faults.py tests/test_fuzz_words.py tests/test_fuzz_files.py
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -21,8 +22,10 @@ from kd.visible import visible
 
 HIGHEST = {int: 1e15, float: 1e30}
 """Of the numbers in a configuration: steps and sizes beyond are slips, products with what is beyond are infinite in float32."""
-LONGEST = 200
-"""Characters of a value that a message shows."""
+LONGEST, MOST = 200, 2000
+"""Characters of a value that a message shows, and of a whole message."""
+LINES = 8
+"""Problems of a recipe that are told at once."""
 
 
 class InputError(ValueError):
@@ -30,7 +33,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """The message alone, also where a data loader's worker has wrapped it in its traceback."""
-        return super().__str__().rsplit(f"{type(self).__name__}: ", 1)[-1].rstrip()
+        return legible(super().__str__().rsplit(f"{type(self).__name__}: ", 1)[-1].rstrip())
 
 
 class ConfigError(InputError):
@@ -91,11 +94,15 @@ def explain(error: ValidationError, where: str = "") -> str:
     """Pydantic's report in the user's words: one line per key."""
     lines: dict[str, list[str]] = {}
     for problem in error.errors():
-        parts = (where, *(str(part) for part in problem["loc"] if not _names_a_branch(part)))
+        loc = problem["loc"]
+        key = loc[-1:] if problem["type"] == "unknown_key" else ()  # whatever it looks like
+        parts = (where, *(str(part) for part in loc[: len(loc) - len(key)] if not _names_a_branch(part)), *map(str, key))
         path = ".".join(part for part in parts if part)
         tells_itself = isinstance(problem.get("ctx", {}).get("error"), ConfigError) and not path
         lines.setdefault("" if tells_itself else path or "recipe", []).append(_sentence(problem))
-    return "\n".join(f"{path}: {_either(sentences)}".removeprefix(": ") for path, sentences in lines.items())
+    told = [f"{cut(path)}: {_either(sentences)}".removeprefix(": ") for path, sentences in lines.items()]
+    more = [f"... and {len(told) - LINES} more"] if len(told) > LINES else []
+    return "\n".join([*told[:LINES], *more])
 
 
 def _names_a_branch(part: int | str) -> bool:
@@ -124,8 +131,20 @@ def _sentence(problem: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value in a message, cut where it is long."""
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text in a message, cut where it is long."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+
+
+def legible(message: str) -> str:
+    """A message with signs that a terminal obeys, or nobody sees, spelled out, and without the middle of an endless one: what
+    it quotes may be anybody's."""
+    text = "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in message)
+    head, tail = MOST * 5 // 8, MOST // 4
+    return text if len(text) <= MOST else f"{text[:head]} ... ({len(text)} characters) ... {text[-tail:]}"
 
 
 def _strange(kind: Any, value: Any) -> str:
@@ -139,7 +158,7 @@ def _strange(kind: Any, value: Any) -> str:
     if isinstance(value, bool):
         return f"is {str(value).lower()}; it is no switch: give a number"
     number = _number(value) if isinstance(value, str) else value
-    if not isinstance(number, (int, float)) or not math.isfinite(number):
+    if not isinstance(number, (int, float)) or (isinstance(number, float) and not math.isfinite(number)):
         return ""
     highest = HIGHEST[float if _takes(kind, float) else int]
     return f"is {shown(value)}; numbers go up to {highest:.0e} here" if abs(number) > highest else ""
@@ -147,10 +166,10 @@ def _strange(kind: Any, value: Any) -> str:
 
 def _number(text: str) -> float | None:
     """What a text like 1e-3, which is none to YAML, becomes."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return None
 
 
 def _takes(annotation: Any, kind: type) -> bool:

@@ -36,6 +36,11 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises where there is no such user)
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; no also where none can be called so."""
+    return os.path.isfile(path)  # noqa: PTH113 (pathlib's raises where a name is too long)
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a file beside ``path``, then give it its name. Missing folders are made. Returns ``path``.
 

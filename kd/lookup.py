@@ -20,7 +20,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema
 
 from kd.blame import blame
-from kd.config import ConfigError, Named, explain
+from kd.config import ConfigError, Named, explain, shown
 
 HOMES = {
     "Dataset": "kd.data.Dataset",
@@ -108,7 +108,7 @@ def configured(values: Any, folder: str, base: str, key: str) -> Any:
             raise ConfigError(explain(error, key)) from None
     if not hasattr(values, "name"):
         example = {"name": next(iter(options(folder, base)))}
-        raise ConfigError(f"{key}: is {values!r}; give a mapping as a recipe does, e.g. {example}")
+        raise ConfigError(f"{key}: is {shown(values)}; give a mapping as a recipe does, e.g. {example}")
     if values.name or not isinstance(values, Named):
         return values
     kind = type(values)

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-DEEPEST, MOST = 64, 200_000
-"""Levels of a file, and values in it with all aliases written out."""
+DEEPEST, MOST, WORDY = 64, 200_000, 250
+"""Levels of a file, values in it with all aliases written out, and characters of a key."""
 TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge"))
 
 
@@ -33,6 +33,8 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
                 raise NotPlainError(f"line {_line(key)}: a key is a {_kind(key)}; keys are words or numbers")
+            if len(key.value) > WORDY:
+                raise NotPlainError(f"line {_line(key)}: a key has {len(key.value)} characters; keys are words or numbers")
             name = key.tag, key.value
             if name in lines:
                 where = f"lines {lines[name]} and {_line(key)}" if lines[name] != _line(key) else f"line {_line(key)}"

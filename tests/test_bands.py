@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,21 @@ def test_a_mask_of_another_size_is_told(tmp_path: Path, write: Any) -> None:
     Image.fromarray(scene(0)[1].T.copy()).save(root / "masks" / "0.png")
     with pytest.raises(BrokenFileError, match=r"0\.png: is 56x40, its image 40x56; label and image must have one size"):
         whole(root, **four()).read(0)
+
+
+def test_a_tiff_that_tells_of_more_strips_than_it_has_is_told_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tiff(tmp_path / "a", np.ones((4, 6, 8), np.uint8), planarconfig="separate")
+    content = bytearray(path.read_bytes())
+    place = content.index(struct.pack("<HHI", 257, 4, 1)) + 8  # the height
+    content[place : place + 4] = struct.pack("<I", 5_000_000)
+    path.write_bytes(content)
+    message = refused(lambda: band_files.read(path, Bands(4)), BrokenFileError)
+    assert "strips or tiles that its header tells of; fetch it again" in message
+    path.write_bytes(bytes(content[:8]) + bytes(len(content)))
+    assert str(path) in refused(lambda: band_files.read(path, Bands(4)), BrokenFileError)
+    assert not capfd.readouterr().err
 
 
 def test_without_tifffile_the_command_that_installs_it_is_told(tmp_path: Path, monkeypatch: Any) -> None:

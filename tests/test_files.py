@@ -299,6 +299,52 @@ def test_plain_files_hold_the_same_with_and_without_torchvision(
     assert all(torch.equal(one, read_image(path)) for one, path in zip(found, (colour, grey), strict=True))
 
 
+ROWS = b"".join(b"\0" + row.tobytes() for row in PHOTO)
+PACKED = {
+    "whole": zlib.compress(ROWS),
+    "header": b"\0" + zlib.compress(ROWS)[1:],
+    "too short": zlib.compress(ROWS[:60]),
+    "cut off": zlib.compress(ROWS)[:30],
+    "filter": zlib.compress(b"\x09" + ROWS[1:]),
+    "empty": b"",
+    "no rows": zlib.compress(b""),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_rows_that_were_packed_wrong_are_no_crash(tmp_path: Path, kind: str) -> None:
+    """Their check sums are right; torchvision's decoder ends the process where the rows are not."""
+    functional()
+    path = tmp_path / "a.png"
+    header = struct.pack(">II5B", SIZE[1], SIZE[0], 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    for name, content in ((b"IHDR", header), (b"IDAT", PACKED[kind]), (b"IEND", b"")):
+        chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        path.write_bytes(path.read_bytes() + chunk)
+    with Image.open(path) as image:
+        assert plain_pixels(path, image) is None
+    if kind == "whole":
+        assert (read_image(path).permute(1, 2, 0).numpy() == PHOTO).all()
+    else:
+        with pytest.raises(BrokenFileError, match=re.escape(f"{path}: cannot be decoded")):
+            read_image(path)
+
+
+def test_a_header_that_tells_of_more_pixels_than_there_can_be_is_no_picture(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", LABELS)
+    content = bytearray(path.read_bytes())
+    for tag, size in ((256, 20_000), (257, 20_000), (278, 20_000)):  # width, height, rows of a strip
+        place = next(
+            content.index(struct.pack("<HHI", tag, kind, 1)) for kind in (3, 4) if struct.pack("<HHI", tag, kind, 1) in content
+        )
+        content[place : place + 12] = struct.pack("<HHII", tag, 4, 1, size)
+    path.write_bytes(content)
+    with pytest.raises(BrokenFileError, match="tells of 20000 x 20000 pixels, and so many are not in"):
+        read_labels(path)
+    blank = saved(tmp_path / "b.png", np.zeros((5000, 5000), np.uint8))
+    assert read_labels(blank).shape == (5000, 5000)
+
+
 @pytest.mark.parametrize("seed", range(60))
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_damage_says_the_same_with_and_without_torchvision(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -499,6 +500,16 @@ def test_wrong_lists_are_told(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a\nb\n")
     assert "1 images without a mask, first a.png" in refused(lambda: opened(tmp_path, **knobs))
     assert names(opened(tmp_path, orphans="skip", **knobs)) == ["b"]
+
+
+@pytest.mark.parametrize("line", ["a" * 300, "a " * 20_000, "x/" * 3000])
+def test_lines_that_are_no_paths_are_told_of_the_list_at_once(tmp_path: Path, line: str) -> None:
+    pictures(tmp_path, ["a"])
+    (tmp_path / "t.txt").write_text(line)
+    begun = time.process_time()
+    message = refused(lambda: opened(tmp_path, lists={"train": "t.txt"}))
+    assert message.startswith(f"{tmp_path / 't.txt'}: 1 of 1 lines name no image")
+    assert time.process_time() - begun < 5
 
 
 def test_folders_and_lists_together_are_ambiguous(tmp_path: Path) -> None:

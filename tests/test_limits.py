@@ -12,11 +12,11 @@ from helpers_tools import call
 from test_data import told
 from tiny import tiny
 
-from kd.config import ConfigError, InputError
+from kd.config import MOST, ConfigError, InputError
 from kd.files import at_home
 from kd.methods import JmlKd
 from kd.plain_yaml import load_yaml
-from kd.recipe.loading import load
+from kd.recipe.loading import describe, load
 from kd.sweep.schema import read_sweep
 from kd.types import Sizes
 
@@ -94,6 +94,21 @@ def test_plain_yaml_is_what_it_says() -> None:
         ("student.options={norm_layer: x}", "options: test_resnet cannot be built with {'norm_layer': 'x'}"),
         (f"seed={'[' * 500}", "is no YAML"),
         (f"seed={'x' * 100_000}", "... (100002 characters)"),
+        ("family={a: b}", "family: {'a': 'b'} is unknown; Families: "),
+        ("family=[own]", "family: ['own'] is unknown"),
+        (f"schedule.steps={'9' * 400}", "numbers go up to 1e+15"),
+        (f"weights.ce={'9' * 400}", "numbers go up to 1e+30"),
+        (f"seed='{'9' * 3000}'", "numbers go up to 1e+15"),
+        (f"seed{'.x' * 3000}=1", "has 3001 parts; a key of a recipe has a few, e.g. schedule.steps"),
+        ('family="\\e[31mx"', r"family: '\x1b[31mx' is unknown"),
+        ('schedule={"a\\e[2J": 1}', r"schedule.a\x1b[2J: there is no such key"),
+        ("schedule.int=1", "schedule.int: there is no such key"),
+        (f"data.{'x' * 5000}=1", "has a part of 5000 characters; a key is a word"),
+        ("loss=5", "loss: is 5; input should be a mapping"),
+        ("loss.ce=5", "loss.ce: is 5"),
+        ("weights=[ce]", "weights: is ['ce']; input should be a mapping"),
+        ("weights={1: 2}", "weights.1"),
+        ("method=[[1]]", "method.members.0: is [1]; input should be a mapping"),
     ],
 )
 def test_values_that_only_look_right(change: str, message: str, tmp_path: Path) -> None:
@@ -102,6 +117,48 @@ def test_values_that_only_look_right(change: str, message: str, tmp_path: Path) 
     assert message in done.stderr
     assert len(done.stderr) < 1000 or "x" * 1000 in change
     assert not (tmp_path / "run").exists()
+
+
+def test_messages_are_bounded_and_hold_no_sign_that_a_terminal_obeys() -> None:
+    assert str(ConfigError("a\x1b[31m\u202e\ud800\tb\nc é")) == "a\\x1b[31m\\u202e\\ud800\\tb\nc é"
+    message = str(ConfigError(f"file: {'x' * 10**6}; do this"))
+    assert message.startswith("file: xxx")
+    assert message.endswith("xxx; do this")
+    assert "(1000015 characters)" in message
+    assert len(message) < MOST
+    many = str(told(lambda: load("shapes/tiny", ["ce", *(f"schedule.x{number}=1" for number in range(30))])))
+    assert many.endswith("\n... and 22 more")
+    assert many.count("there is no such key") == 8
+
+
+def test_names_that_no_file_can_have_are_of_no_file(tmp_path: Path) -> None:
+    long = "a" * 300
+    assert "there is no such recipe" in str(told(lambda: load(long, ["ce"])))
+    assert "there is no such sweep" in str(told(lambda: read_sweep(long)))
+    (tmp_path / "mine.yaml").write_text(f"extends: [{long}]")
+    assert f"{tmp_path / 'mine.yaml'}: extends '{long}', but no such file" in str(
+        told(lambda: load(tmp_path / "mine.yaml", ["ce"]))
+    )
+
+
+def test_a_recipe_whose_methods_are_no_mappings_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {name: shapes}\nstudent: {name: deeplabv3}\nmethod: [[a], {name: kd}]\n")
+    assert "says itself how its network is trained (method a+kd)" in str(told(lambda: load(tmp_path / "mine.yaml", ["ce"])))
+
+
+WRITTEN = ("no", "1", "x: y", "#x", "'x", "{x", "&a x", "*x", "!!int x", "a\nb", "a\n---\nb", "\x00", "\tx", "é", "- x", "")
+
+
+@pytest.mark.parametrize("key", WRITTEN)
+def test_a_recipe_that_is_written_down_says_the_same_whatever_its_keys_are(tmp_path: Path, key: str) -> None:
+    recipe = tiny("kd", teacher={"network": {key: {key: key, "x": [key, 1]}}})
+    (tmp_path / "mine.yaml").write_text(describe(recipe, {}), encoding="utf-8")
+    assert load(tmp_path / "mine.yaml")[0] == recipe
+
+
+def test_names_of_teachers_that_are_no_texts_are_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("recipe: shapes/tiny\naxes: {method: [kd]}\nteachers: [[a]]")
+    assert "teachers: is [['a']]; input should be a mapping" in str(told(lambda: read_sweep(tmp_path / "mine.yaml")))
 
 
 def test_one_small_image_has_no_variance_and_is_told(tmp_path: Path) -> None:

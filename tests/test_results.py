@@ -24,6 +24,7 @@ from kd.results.names import row_label, student_label, teacher_label
 from kd.results.published import load_published
 from kd.results.rows import Block, Row, statistics, summarise
 from kd.results.runs import load_counts, load_runs, records
+from kd.results.runs import number as finite
 
 
 def three(folder: Path, kind: str, middle: float, changes: dict[str, Any] | None = None, **knobs: Any) -> None:
@@ -618,6 +619,29 @@ def test_rows_of_one_word_tell_the_axis_in_which_they_differ(tmp_path: Path) -> 
     assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (heat=cold)", "kd (heat=hot)"]
     (tmp_path / "sweep.json").unlink()
     assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (method.temperature=1.0)", "kd (method.temperature=4.0)"]
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        {"choices": 5},
+        {"choices": {"method": 5}},
+        {"calibrated_seconds_per_step": "x"},
+        {"calibrated_seconds_per_step": 0.5},
+        {"calibrated_seconds_per_step": 0.5, "budget_steps": [1]},
+        [],
+    ],
+)
+def test_a_point_that_no_sweep_has_written_names_no_row(tmp_path: Path, point: Any) -> None:
+    write_run(tmp_path / "ce", tiny(), 50.0)
+    (tmp_path / "sweep.json").write_text(json.dumps({"points": {"ce": point}}))
+    assert [one.label for one in only(tmp_path).rows] == ["ce"]
+    assert load(tmp_path).finished[0].plan is None
+
+
+def test_numbers_that_no_float_holds_are_none() -> None:
+    record = {"a": int("9" * 400), "b": 10**300, "c": float("nan"), "d": -(10**400)}
+    assert [finite(record, key) for key in "abcd"] == [None, 1e300, None, None]
 
 
 def test_words_name_rows_and_do_not_make_them(tmp_path: Path) -> None:

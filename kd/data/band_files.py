@@ -5,6 +5,8 @@ Channels may lie first or last; which it is follows from their number. What is g
 
 from __future__ import annotations
 
+import logging
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,9 +146,7 @@ def size(path: Path, channels: int) -> tuple[int, int] | None:
         if path.suffix.lower() in ARRAYS:
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
         elif path.suffix.lower() in TIFFS:
-            import tifffile
-
-            with tifffile.TiffFile(path) as file:
+            with _tifffile().TiffFile(path) as file:
                 shape = file.series[0].shape
     if len(shape) not in (2, 3):
         return None
@@ -170,9 +170,17 @@ def _is_simple(path: Path) -> bool:
     return not path.is_file()
 
 
+def _tifffile() -> Any:
+    """The package; what it finds wrong with a file is told once, by whom it raises to."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return tifffile
+
+
 def _tiff(path: Path) -> tuple[np.ndarray, str]:
     try:
-        import tifffile
+        tifffile = _tifffile()
     except ImportError:
         raise BrokenFileError(
             f"{path}: is a TIFF that Pillow cannot read, as those of many bands; {INSTALL} reads it"
@@ -181,6 +189,9 @@ def _tiff(path: Path) -> tuple[np.ndarray, str]:
         first = file.series[0]
         turn = TURNED.get(getattr(first.keyframe.tags.get(ORIENTATION), "value", 1))
         check_pixels(path, *sorted(first.shape)[-2:])  # a header may claim what no memory holds
+        told, there = math.prod(first.keyframe.chunked), len(first.keyframe.dataoffsets)
+        if told > there:  # the package takes what is missing for zeros, however long that takes
+            raise BrokenFileError(f"{path}: has {there} of the {told} strips or tiles that its header tells of; fetch it again")
         values = first.asarray()
     if turn is None or values.ndim > 3:
         return values, "TIFF"

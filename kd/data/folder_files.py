@@ -12,6 +12,10 @@ from typing import NamedTuple
 from kd.config import ConfigError
 from kd.data.band_files import ARRAYS
 from kd.data.reading import SUFFIXES
+from kd.files import is_file
+
+LONGEST = 4096
+"""Characters of a path that a file may have; longer lines of a list are not worth looking for."""
 
 
 class Pair(NamedTuple):
@@ -151,13 +155,15 @@ class ListFile:
 
     def _find(self, name: str, kind: int) -> Path | None:
         """The file of a name; ``kind`` 0 for images, 1 for masks."""
+        if len(name) > LONGEST:
+            return None
         known = self.labels if kind else self.photos
         for key in (stem(name), stem(name.lstrip("/"))):
             if key in known:
                 return known[key]
         options = (self.folders[kind] / name, self.root / name, self.root / name.lstrip("/"))
         kinds = SUFFIXES if kind else (*SUFFIXES, *ARRAYS)
-        return next((path for path in options if path.suffix.lower() in kinds and path.is_file()), None)
+        return next((path for path in options if path.suffix.lower() in kinds and is_file(path)), None)
 
     def _name(self, image: Path) -> str:
         """The path below the folder of images, or below the root, without suffix."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,13 +18,20 @@ MOST_PIXELS = 2**30
 """The largest picture that is decoded; KD_MAX_PIXELS in the environment sets another limit."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What files may be, whatever they are called. Pillow knows more; PostScript among them is a program, which it has run."""
+FEW, DENSEST = 2**24, 2**15
+"""Pixels that are decoded whatever a file says, and pixels that a byte can stand for at most."""
+BLANK = {"WEBP", "AVIF", "group3", "group4", "tiff_ccitt", "zstd", "lzma"}
+"""Formats and codecs of which a few bytes may stand for a large picture of one colour."""
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277
 """The TIFF tags."""
 ORIENTATION = 0x0112
 """The EXIF tag: 1 is upright, 2 to 8 turn or mirror what is stored."""
-DECODING = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
-"""What Pillow raises about files that are no pictures, or damaged ones."""
+DECODING = (
+    *(UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    *(MemoryError, EOFError, struct.error, zlib.error),
+)
+"""What Pillow raises about files that are no pictures, or damaged ones: each header breaks it in its own way."""
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 """What Pillow calls grey pictures of more than 8 bits."""
 MODES = {"1": "1 bit", "L": "grey", "P": "palette", "LA": "grey + alpha", "PA": "palette + alpha", "RGBA": "RGB + alpha"}
@@ -57,6 +65,12 @@ def _check(path: Path, image: Image.Image) -> None:
             f"'magick {path.name} page-%d.tif'"
         )
     check_pixels(path, image.height, image.width)
+    pixels, held = image.width * image.height, path.stat().st_size
+    if pixels > max(FEW, DENSEST * held) and not {image.format, image.info.get("compression")} & BLANK:
+        raise BrokenFileError(
+            f"{path}: is damaged: its header tells of {image.height} x {image.width} pixels, and so many are not in {held} "
+            "bytes; fetch this file again"
+        )
 
 
 def check_pixels(path: Path, height: int, width: int) -> None:
@@ -114,14 +128,14 @@ def orientation(image: Image.Image) -> int:
     """How EXIF turns a picture; 1, upright, where nothing readable is said."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
+    except DECODING:
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def turn_of(path: Path) -> int:
     """How EXIF turns the picture of a file; 1 also of what is no picture."""
-    with suppress(*DECODING), Image.open(path, formats=FORMATS) as image:
+    with suppress(*DECODING), opened(path) as image:
         return orientation(image)
     return 1
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 from torch import Tensor
 
+from kd.config import shown
 from kd.data.dataset import Colour, LabelError
 from kd.data.headers import BrokenFileError, is_one_bit
 from kd.data.reading import read_colours, read_greys, read_values
@@ -33,13 +34,14 @@ def _value(key: Any) -> int:
     """A mask value, also as text: keys from a command line or a saved recipe are."""
     text = str(key).strip()
     if isinstance(key, bool) or not text.isascii() or not text.isdigit() or int(text) > LARGEST:
-        raise ValueError(f"has the mask value {key!r}; a mask value is a whole number from 0 to {LARGEST}")
+        raise ValueError(f"has the mask value {shown(key)}; a mask value is a whole number from 0 to {LARGEST}")
     return int(text)
 
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"has the class name {name!r}; a name is a text. Quote what YAML takes for something else: 'no', '1'")
+        rule = "a name is a text. Quote what YAML takes for something else: 'no', '1'"
+        raise ValueError(f"has the class name {shown(name)}; {rule}")
     return name.strip()
 
 
@@ -49,13 +51,13 @@ def _pairs(given: Any, rule: str) -> list[tuple[Any, Any]]:
         return list(given.items())
     if isinstance(given, (list, tuple)) and all(isinstance(item, (list, tuple)) and len(item) == 2 for item in given):
         return [(item[0], item[1]) for item in given]
-    raise ValueError(f"is {given!r}; {rule}")
+    raise ValueError(f"is {shown(given)}; {rule}")
 
 
 def _unique(names: Sequence[Any], what: str) -> None:
     double = [name for name, count in Counter(names).items() if count > 1]
     if double:
-        raise ValueError(f"has the {what} {double[0]!r} twice; each needs its own")
+        raise ValueError(f"has the {what} {shown(double[0])} twice; each needs its own")
 
 
 def _classes(given: Any) -> tuple[tuple[int, str], ...]:
@@ -76,7 +78,7 @@ def _colour(value: Any) -> Colour:
         or len(value) != 3
         or not all(isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= 255 for part in value)
     ):
-        raise ValueError(f"has the colour {value!r}; write red, green, blue from 0 to 255, e.g. [128, 64, 128]")
+        raise ValueError(f"has the colour {shown(value)}; write red, green, blue from 0 to 255, e.g. [128, 64, 128]")
     return value[0], value[1], value[2]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.config import ConfigError
+from kd.config import ConfigError, shown
 from kd.recipe.library import shelves, short
 from kd.recipe.merging import Origins, Tree, read
 
@@ -38,19 +38,19 @@ def read_family(name: Any, near: Path | None = None) -> tuple[Tree, list[Tree], 
         ConfigError: there is no such family, or its file is none.
     """
     known = families(near)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"family: '{name}' is unknown; {hint}Families: {', '.join(known)}")
+        raise ConfigError(f"family: {shown(name)} is unknown; {hint}Families: {', '.join(known)}")
     file = known[name]
     tree, _ = read(file)
     variants = tree.pop("variants", [])
     if not isinstance(variants, list) or not all(_named(variant) for variant in variants):
-        raise ConfigError(f"{file}: variants is {variants!r}; it is a list of mappings that name a class, e.g. {EXAMPLE}")
+        raise ConfigError(f"{file}: variants is {shown(variants)}; it is a list of mappings that name a class, e.g. {EXAMPLE}")
     for key, value in tree.items():
         if not isinstance(value, Mapping) or _named(value):
             raise ConfigError(
-                f"{file}: {key} is {value!r}; a family sets keys of mappings, and what names a class in {EXAMPLE}"
+                f"{file}: {key} is {shown(value)}; a family sets keys of mappings, and what names a class in {EXAMPLE}"
             )
     if not tree and not variants:
         raise ConfigError(f"{file}: is empty; a family sets keys as any part, e.g. student: {{initialisation: jdt}}")
@@ -62,7 +62,8 @@ def fill(tree: Tree, origins: Origins, near: Path | None = None, allowed: Allowe
 
     ``allowed`` says of a dotted key whether it may be set.
     """
-    for name in dict.fromkeys([tree.get("family", OWN), OWN]):
+    given = tree.get("family", OWN)
+    for name in [given, OWN] if given != OWN else [OWN]:
         _fill(tree, origins, read_family(name, near), allowed)
 
 

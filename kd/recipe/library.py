@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kd.config import ConfigError
-from kd.files import at_home
+from kd.files import at_home, is_file
 
 NO_RECIPES = ("_parts", "sweeps", "results")
 """Folders that hold no recipes of pairs or teachers."""
@@ -37,7 +37,7 @@ def shelves(near: Path | None = None) -> list[Path]:
 def find(name: str, near: Path | None = None, but: Path | None = None) -> Path | None:
     """The file of a name such as ``camvid/r18`` or ``_parts/loss/ce``, or None; not the file ``but``."""
     files = (folder / f"{name}.yaml" for folder in shelves(near))
-    return next((file for file in files if file.is_file() and file.resolve() != but), None)
+    return next((file for file in files if is_file(file) and file.resolve() != but), None)
 
 
 def recipe_names(folder: Path | None = None) -> list[str]:
@@ -57,7 +57,7 @@ def recipe_file(name: str | Path, near: Path | None = None) -> Path:
     Raises:
         ConfigError: there is no such recipe; the message names close ones, or the new spelling of an old one.
     """
-    if (file := at_home(name)).is_file():
+    if is_file(file := at_home(name)):
         return file
     text = _plain(name)
     if (found := find(text, near)) is not None:
@@ -80,7 +80,7 @@ def sweep_file(name: str | Path) -> Path:
     Raises:
         ConfigError: there is no such sweep.
     """
-    if (file := at_home(name)).is_file():
+    if is_file(file := at_home(name)):
         return file
     text = _plain(name).removeprefix("sweeps/")
     found = find(text) or find(f"sweeps/{text}")

@@ -13,7 +13,7 @@ from kd.lookup import lookup
 from kd.recipe.channels import RGB, channels_of
 from kd.recipe.families import fill
 from kd.recipe.library import method_files, recipe_file
-from kd.recipe.merging import Origins, Tree, annotated, merge, override, read
+from kd.recipe.merging import Origins, Tree, annotated, merge, nested, override, read
 from kd.recipe.method_words import spelled_out
 from kd.recipe.schema import Recipe, build, plain
 from kd.recipe.smoke import shrunk
@@ -41,10 +41,7 @@ class Draft:
     def apply(self, settings: Mapping[str, Any], source: str) -> None:
         """Set dotted keys, in the name of ``source``."""
         for key, value in settings.items():
-            change: Any = deepcopy(value)
-            for part in reversed(key.split(".")):
-                change = {part: change}
-            self.merge(change, source)
+            self.merge(nested(key, value), source)
 
     def merge(self, change: Mapping[str, Any], source: str = COMMAND) -> None:
         """Merge a nested change, in the name of ``source``."""
@@ -55,7 +52,8 @@ class Draft:
         method, a knob that the method has not, or the weight of a term that is not there."""
         part, dot, rest = key.partition(".")
         if part == "weights" and dot:
-            return rest not in (self.tree.get("weights") or {}) and rest not in (self.tree.get("loss") or {})
+            known = [self.tree.get("weights"), self.tree.get("loss")]
+            return not any(rest in terms for terms in known if isinstance(terms, Mapping))
         if part == "method" and rest and isinstance(self.tree.get(part), list):
             return True  # whose knob it would be cannot be told
         if part == "method" and rest and isinstance(self.tree.get(part), dict):
@@ -76,6 +74,8 @@ class Draft:
                 f"{self.name}: describes a pair of networks, not how the student is trained; name a method beside it, e.g. "
                 f"`kd train {self.name} ce`. Methods: {', '.join(method_files())}"
             )
+        if not _is_formed(self.tree):
+            return build(self.tree)  # which says where
         _fit_labels(self)
         _fit_heads(self)
         _fit_channels(self)
@@ -179,8 +179,16 @@ def sorted_words(given: Iterable[str]) -> tuple[str, list[Tree]]:
 
 def _told(value: Any) -> str:
     if isinstance(value, list):
-        return "+".join(str(member.get("name")) for member in value)
-    return str(value.get("name") or "+".join(value)) if isinstance(value, Mapping) else str(value)
+        return "+".join(map(_told, value))
+    return str(value.get("name") or "+".join(map(str, value))) if isinstance(value, Mapping) else str(value)
+
+
+def _is_formed(tree: Tree) -> bool:
+    """Whether losses, methods and weights are the mappings that they must be."""
+    loss, weights, method = (tree.get(key) or {} for key in ("loss", "weights", "method"))
+    if not (isinstance(loss, dict) and isinstance(weights, dict) and all(isinstance(term, str) for term in (*loss, *weights))):
+        return False
+    return all(isinstance(part, dict) for part in (*loss.values(), *(method if isinstance(method, list) else [method])))
 
 
 def _fit_labels(found: Draft) -> None:

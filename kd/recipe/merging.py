@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from kd.config import ConfigError
-from kd.plain_yaml import load_yaml
+from kd.config import ConfigError, cut, shown
+from kd.plain_yaml import DEEPEST, WORDY, load_yaml
 from kd.recipe.library import find, short
 
 Tree = dict[str, Any]
@@ -60,7 +60,7 @@ def _mapping(path: Path) -> Tree:
         raise ConfigError(f"{path}: is a sweep, not a recipe; try `kd sweep {path.stem}`")
     parents = tree.get("extends") or []
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise ConfigError(f"{path}: extends is {tree['extends']!r}; it must be a list of names, e.g. [_parts/data/camvid]")
+        raise ConfigError(f"{path}: extends is {shown(parents)}; it must be a list of names, e.g. [_parts/data/camvid]")
     return tree
 
 
@@ -86,9 +86,23 @@ def override(text: str) -> Tree:
         tree: Any = load_yaml(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"'{text}': the value is no YAML; quote it, e.g. {key}='\"text\"'") from None
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return tree
+    return nested(key, tree)
+
+
+def nested(key: str, value: Any) -> Tree:
+    """A dotted key and its value as a tree.
+
+    Raises:
+        ConfigError: the key has more parts than a file may have levels.
+    """
+    parts = key.split(".")
+    if len(parts) > DEEPEST:
+        raise ConfigError(f"{cut(key)}: has {len(parts)} parts; a key of a recipe has a few, e.g. schedule.steps")
+    if long := [part for part in parts if len(part) > WORDY]:
+        raise ConfigError(f"{cut(key)}: has a part of {len(long[0])} characters; a key is a word")
+    for part in reversed(parts):
+        value = {part: value}
+    return dict(value)
 
 
 def merge(base: Tree, new: Mapping[str, Any], origins: Origins, source: str | Origins, prefix: str = "") -> None:
@@ -121,11 +135,18 @@ def origin(origins: Origins, path: str) -> str:
 def annotated(tree: Tree, origins: Origins, prefix: str = "", depth: int = 0) -> Iterable[str]:
     """Lines of YAML; each leaf says in a comment who set it."""
     for key, value in tree.items():
-        path, indent = f"{prefix}{key}", "  " * depth
+        path, indent, name = f"{prefix}{key}", "  " * depth, _scalar(key)
         if isinstance(value, dict) and value:
-            yield f"{indent}{key}:\n"
+            yield f"{indent}{name}:\n"
             yield from annotated(value, origins, f"{path}.", depth + 1)
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").rstrip()
-            source = origin(origins, path)
-            yield f"{indent}{key}: {text}".ljust(56) + f" # {source}\n"
+            yield f"{indent}{name}: {_scalar(value)}".ljust(56) + f" # {origin(origins, path)}\n"
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML in one line."""
+    for style in (None, '"'):
+        text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=10**9)
+        if "\n" not in (line := text.removesuffix("\n...\n").rstrip()):
+            break
+    return line

@@ -71,7 +71,7 @@ def _listed(values: Iterable[Any]) -> str:
 
 def _taught(block: Block) -> str:
     found = [run.teacher for row in block.rows for run in row.runs if run.teacher]
-    scores = dict.fromkeys(f"{one['source']}, {_number(one.get('mIoU'))} mIoU on {one['split']}" for one in found)
+    scores = dict.fromkeys(f"{one['source']}, {_number(one.get('mIoU'))} mIoU on {one.get('split', '?')}" for one in found)
     return f"; teacher: {'; '.join(scores)}" if scores else ""
 
 

@@ -93,6 +93,20 @@ class Cost(Open):
     __pydantic_extra__: dict[str, Amount | None]
 
 
+class Planned(Open):
+    """A point as its sweep has noted it."""
+
+    choices: dict[Word, Word] = {}
+    budget_steps: Count | None = None
+    calibrated_seconds_per_step: Amount | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Planned:
+        if self.calibrated_seconds_per_step and self.budget_steps is None:
+            raise ValueError("budget_steps is missing")
+        return self
+
+
 class Result(Open):
     """Of a finished run."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.plain_yaml import load_yaml
 from kd.recipe.schema import IDENTITY, NOTHING
-from kd.results.result import problem_of
+from kd.results.result import Planned, problem_of
 from kd.results.written_recipe import WrittenRecipe
 from kd.sealed import digest, read_sealed
 
@@ -202,7 +202,7 @@ def _point(folder: Path) -> Tree:
         point = read_sealed(folder.parent / "sweep.json")["points"][folder.name]
     except (OSError, InputError, KeyError, TypeError):
         return {}  # no sweep wrote this directory
-    return point if isinstance(point, dict) else {}
+    return {} if problem_of(point, Planned) else dict(point)
 
 
 def _asked(point: Tree, result: Tree) -> dict[str, str]:
@@ -227,7 +227,7 @@ def number(record: Any, *keys: str) -> float | None:
     """The finite number that a record holds below some keys, if it does."""
     for key in keys:
         record = record.get(key) if isinstance(record, dict) else None
-    finite = isinstance(record, int | float) and math.isfinite(record)
+    finite = isinstance(record, int | float) and abs(record) <= sys.float_info.max
     return float(record) if finite else None
 
 

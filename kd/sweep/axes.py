@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from kd.config import ConfigError
+from kd.config import ConfigError, shown
 from kd.recipe.schema import Recipe
 
 METHOD = "method"
@@ -62,7 +62,7 @@ def _choices(axis: str, given: Any) -> list[Choice]:
     if isinstance(given, Mapping) and axis != METHOD:
         for settings in given.values():
             if not isinstance(settings, Mapping):
-                raise ConfigError(f"axes.{axis}: {settings!r} is no mapping of dotted keys to values")
+                raise ConfigError(f"axes.{axis}: {shown(settings)} is no mapping of dotted keys to values")
             for key in settings:
                 known_key(key)
         return [Choice(str(label), dict(settings)) for label, settings in given.items()]
@@ -77,7 +77,9 @@ def _choices(axis: str, given: Any) -> list[Choice]:
 
 def _word(value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"axes.method: {value!r} is no method; list what `kd train RECIPE METHOD` takes, e.g. [ce, kd, cwd]")
+        raise ConfigError(
+            f"axes.method: {shown(value)} is no method; list what `kd train RECIPE METHOD` takes, e.g. [ce, kd, cwd]"
+        )
     return value
 
 

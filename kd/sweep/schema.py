@@ -26,7 +26,8 @@ def _listed(value: Any) -> Any:
 
 
 def _unset(value: Any) -> Any:
-    return {key: {} for key in value} if isinstance(value, list) else value
+    named = isinstance(value, list) and all(isinstance(key, str) for key in value)
+    return {key: {} for key in value} if named else value
 
 
 class Budget(Config):

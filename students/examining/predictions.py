@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from kd.config import ConfigError, InputError
+from kd.config import ConfigError, InputError, shown
 from kd.content import file_mark
 from kd.data import band_files
 from kd.data.bands import RGB, Bands
@@ -47,7 +47,7 @@ def chosen_predictor(text: str | None, model: Path) -> Predictor:
         raise ConfigError(f"{source}: cannot be read ({error}); write --predictor '{{name: whole}}'") from None
     values = {"name": values} if isinstance(values, str) else values
     if not isinstance(values, dict):
-        raise ConfigError(f"--predictor: is {values!r}; write a name, or a mapping such as '{{name: whole}}'")
+        raise ConfigError(f"--predictor: is {shown(values)}; write a name, or a mapping such as '{{name: whole}}'")
     return build_predictor(values)
 
 

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kd.config import ConfigError
+from kd.config import ConfigError, shown
 from kd.content import described
 from kd.data.dataset import Dataset
 from kd.sealed import read_sealed
@@ -32,7 +32,7 @@ def differences(folder: Path, config: Any) -> str:
     """
     found, wanted = read_sealed(folder / NOTE), description(config)
     keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-    return ", ".join(f"data.{key} {found.get(key)!r} instead of {wanted.get(key)!r}" for key in keys)
+    return ", ".join(f"data.{key} {shown(found.get(key))} instead of {shown(wanted.get(key))}" for key in keys)
 
 
 def sample_file(folder: Path, split: str, data: Dataset, index: int) -> Path:
