@@ -24,6 +24,9 @@ HIGHEST = {int: 1e15, float: 1e30}
 """Of the numbers in a configuration: steps and sizes beyond are slips, products with what is beyond are infinite in float32."""
 LONGEST, MOST = 200, 2000
 """Characters of a value that a message shows, and of a whole message."""
+ABSENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+AWAY = "the disk does not answer; when it does again, the same command goes on where it was"
+"""Of errors of a disk, and what they mean to the user."""
 LINES = 8
 """Problems of a recipe that are told at once."""
 
@@ -212,7 +215,8 @@ def exit_code(action: Callable[[], object]) -> int:
             return 2
         if error.filename is None:
             raise
-        _complain(f"error: {error.filename}: {error.strerror}; choose another path or mend its permissions")
+        remedy = AWAY if error.errno in ABSENT else "choose another path or mend its permissions"
+        _complain(f"error: {error.filename}: {error.strerror}; {remedy}")
         return 2
     return 0
 

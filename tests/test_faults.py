@@ -68,7 +68,7 @@ def test_a_disk_that_is_away_for_a_while_ends_the_run_in_a_line_and_it_goes_on(
     done = call(*words)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "Input/output error" in done.stderr.splitlines()[-1]
+    assert "Input/output error; the disk does not answer; when it does again, the same command" in done.stderr.splitlines()[-1]
     monkeypatch.undo()
     done = call(*words)
     assert done.returncode == 0, done.stderr
