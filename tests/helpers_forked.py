@@ -58,13 +58,14 @@ def on_ranks(folder: Path, count: int, *words: object) -> list[tuple[int | None,
         "WORLD_SIZE": count,
         "LOCAL_WORLD_SIZE": count,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": _port(),
+        "MASTER_PORT": free_port(),
     }
     found = [Forked(folder / f"rank{rank}", *words, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(count)]
     return [one.wait() for one in found]
 
 
-def _port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
     import socket
 
     with socket.socket() as free:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_forked import free_port
 from helpers_tools import call
 from test_sweep_run import ENVIRONMENT, ROOT, finish, results
 from tiny_sweep import write, write_recipes
@@ -35,7 +36,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if MISSING or os.geteuid():
         pytest.skip(f"no Slurm can be started here: {'not root' if os.geteuid() else 'no ' + ', '.join(MISSING)}")
     folder = tmp_path_factory.mktemp("slurm")
-    done = subprocess.run(["bash", HERE / "up.sh", folder], capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, "KD_SLURM_PORT": str(free_port())}
+    done = subprocess.run(["bash", HERE / "up.sh", folder], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     before = dict(os.environ)
     os.environ["SLURM_CONF"] = ENVIRONMENT["SLURM_CONF"] = str(folder / "slurm.conf")

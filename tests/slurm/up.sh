@@ -3,16 +3,18 @@
 #   bash tests/slurm/up.sh DIR     starts it and prints the line that makes the commands of Slurm see it
 #   bash tests/slurm/down.sh DIR   stops it
 # Partitions: low, whose jobs are preempted by those of high and queued again. KD_SLURM_CPUS: cores that it has (default: 2);
+# KD_SLURM_PORT: the first of its ports (default: 16817);
 # KD_SLURM_NODES=n1,n2: so many nodes, all of them this machine, by names that it must know (/etc/hosts).
 set -e
 S=$(mkdir -p "$1" && cd "$1" && pwd)
 H=$(hostname -s)
 NODES=${KD_SLURM_NODES:-$H}
+PORT=${KD_SLURM_PORT:-16817}
 mkdir -p "$S"/state "$S"/log
 cat > "$S/slurm.conf" <<CONF
 ClusterName=local
 SlurmctldHost=$H(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort=$PORT
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -42,9 +44,9 @@ MinJobAge=300
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-$(port=16818; for node in ${NODES//,/ }; do
+$(port=$((PORT + 1)); for node in ${NODES//,/ }; do
   echo "NodeName=$node NodeHostname=$H NodeAddr=127.0.0.1 Port=$port CPUs=${KD_SLURM_CPUS:-2} RealMemory=4000 State=UNKNOWN"
-  port=$((port + 100))
+  port=$((port + 1))
 done)
 PartitionName=low Nodes=$NODES Default=YES MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 PartitionName=high Nodes=$NODES MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
