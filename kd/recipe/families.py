@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.config import ConfigError, shown
+from kd.config import ConfigError, cut, shown
 from kd.recipe.library import shelves, short
 from kd.recipe.merging import Origins, Tree, read
 
@@ -41,7 +41,7 @@ def read_family(name: Any, near: Path | None = None) -> tuple[Tree, list[Tree], 
     if not isinstance(name, str) or name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"family: {shown(name)} is unknown; {hint}Families: {', '.join(known)}")
+        raise ConfigError(f"family: '{cut(str(name))}' is unknown; {hint}Families: {', '.join(known)}")
     file = known[name]
     tree, _ = read(file)
     variants = tree.pop("variants", [])
