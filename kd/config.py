@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -146,7 +146,8 @@ def legible(message: str) -> str:
 
 def _strange(kind: Any, value: Any) -> str:
     """What is wrong with a value that pydantic would take for a number: a switch, what is too large, or none at all."""
-    inner, parts = kind, value if isinstance(value, (list, tuple)) else ()
+    inner = kind
+    parts: Collection[Any] = value if isinstance(value, (list, tuple)) else ()
     if isinstance(value, Mapping) and (kind is Any or get_origin(kind) is dict):
         inner, parts = Any if kind is Any else get_args(kind)[1], value.values()
     return next((told for part in parts if (told := _strange(inner, part))), "") if parts else _strange_number(kind, value)
