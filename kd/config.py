@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -151,11 +151,17 @@ def legible(message: str) -> str:
 
 
 def _strange(kind: Any, value: Any) -> str:
-    """What is wrong with a value that pydantic would take for a number: a switch, and what is too large."""
-    if isinstance(value, (list, tuple)):
-        return next((told for one in value if (told := _strange(kind, one))), "")
-    if isinstance(value, Mapping) and get_origin(kind) is dict:
-        return next((told for one in value.values() if (told := _strange(get_args(kind)[1], one))), "")
+    """What is wrong with a value that pydantic would take for a number: a switch, what is too large, or none at all."""
+    inner = kind
+    parts: Collection[Any] = value if isinstance(value, (list, tuple)) else ()
+    if isinstance(value, Mapping) and (kind is Any or get_origin(kind) is dict):
+        inner, parts = Any if kind is Any else get_args(kind)[1], value.values()
+    return next((told for part in parts if (told := _strange(inner, part))), "") if parts else _strange_number(kind, value)
+
+
+def _strange_number(kind: Any, value: Any) -> str:
+    if kind is Any and isinstance(value, float) and not math.isfinite(value):
+        return f"holds {value}, which is no number"
     if _takes(kind, str) or _takes(kind, bool) or not (_takes(kind, int) or _takes(kind, float)):
         return ""
     if isinstance(value, bool):

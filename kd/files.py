@@ -41,6 +41,11 @@ def is_file(path: str | Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 (pathlib's raises where a name is too long)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether there is such a folder, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a file beside ``path``, then give it its name. Missing folders are made. Returns ``path``.
 

@@ -98,6 +98,7 @@ def test_plain_yaml_is_what_it_says() -> None:
         ("family=[own]", "family: '['own']' is unknown"),
         (f"schedule.steps={'9' * 400}", "numbers go up to 1e+15"),
         (f"weights.ce={'9' * 400}", "numbers go up to 1e+30"),
+        ("student.options={a: [{b: .nan}]}", "student.options: holds nan, which is no number"),
         (f"seed='{'9' * 3000}'", "numbers go up to 1e+15"),
         (f"seed{'.x' * 3000}=1", "has 3001 parts; a key of a recipe has a few, e.g. schedule.steps"),
         ('family="\\e[31mx"', r"family: '\x1b[31mx' is unknown"),
@@ -134,6 +135,9 @@ def test_messages_are_bounded_and_hold_no_sign_that_a_terminal_obeys() -> None:
 def test_names_that_no_file_can_have_are_of_no_file(tmp_path: Path) -> None:
     long = "a" * 300
     assert "there is no such recipe" in str(told(lambda: load(long, ["ce"])))
+    assert "there is no such recipe" in str(told(lambda: load(f"{long}/{long}", ["ce"])))
+    words = ["ce", "student.pretrained=false", f"data.root={tmp_path / long}", "--output", tmp_path / "run"]
+    assert "is no directory; point data.root at" in call("train", "camvid/r18", *words).stderr
     assert "there is no such sweep" in str(told(lambda: read_sweep(long)))
     (tmp_path / "mine.yaml").write_text(f"extends: [{long}]")
     assert f"{tmp_path / 'mine.yaml'}: extends '{long}', but no such file" in str(

@@ -14,7 +14,7 @@ from kd.data.band_files import ARRAYS
 from kd.data.folder_files import ListFile, Pair, Strays, index, indices, matched, pictures
 from kd.data.reading import SUFFIXES
 from kd.data.split_names import SPLIT, purpose
-from kd.files import at_home
+from kd.files import at_home, is_folder
 
 USUAL = ("train", "val", "test")
 FREE = "unlabelled"
@@ -51,12 +51,12 @@ class Layout:
         for form in (f"{{}}/{SPLIT}", f"{SPLIT}/{{}}"):
             images, masks = (form.replace("{}", name) for name in (self.images, self.masks))
             folder = self.root / images.replace(SPLIT, "train")
-            if folder.is_dir() and self.lists:
+            if is_folder(folder) and self.lists:
                 raise ConfigError(
                     f"data: there are folders ({folder}) and list files ({', '.join(self.lists)}.txt); say which make the "
                     f"splits: 'data.lists={{train: train.txt, ...}}', or 'data.images=\"{images}\"' 'data.masks=\"{masks}\"'"
                 )
-            if folder.is_dir():
+            if is_folder(folder):
                 self.images, self.masks = images, masks
                 return
         if not self.lists:
@@ -87,7 +87,7 @@ class Layout:
         spelled = self._folders().get(split, split) if SPLIT in self.images and split not in self.lists else split
         images, masks = (self.root / name.replace(SPLIT, spelled) for name in (self.images, self.masks))
         for key, folder in (("images", images), ("masks", masks)):
-            if not folder.is_dir() and not self.lists:
+            if not is_folder(folder) and not self.lists:
                 raise ConfigError(f"data.{key}: {folder} is no directory{self._there(self.root)}")
         suffix = self.config.mask_suffix
         if split in self.lists:
@@ -116,7 +116,7 @@ class Layout:
             ConfigError: it is no folder, or nothing is left.
         """
         folder = self.root / at_home(self.config.unlabelled)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise ConfigError(f"data.unlabelled: {folder} is no directory; name a folder of images, below {self.root} or whole")
         known = {path.resolve() for pair in self._paired() for path in (pair.image, pair.mask)}
         there = index(folder) or index(folder, ARRAYS)

@@ -19,7 +19,7 @@ from kd.config import ConfigError
 from kd.data.headers import DECODING, DEEP, TURNED, BrokenFileError, bits, check_samples, is_lossy, opened, turn_of, upright
 from kd.data.lazy_torchvision import functional
 from kd.data.plain_files import plain_pixels
-from kd.files import at_home
+from kd.files import at_home, is_folder
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
 """What counts as a picture, in lower case."""
@@ -38,7 +38,7 @@ def data_root(root: str | None, folder: str) -> Path:
     if root is None and base is None:
         raise ConfigError(f"data.root: is not set; give data.root=DIRECTORY, or set KD_DATA so that $KD_DATA/{folder} exists")
     path = at_home(root) if root is not None else at_home(str(base)) / folder
-    if not path.is_dir():
+    if not is_folder(path):
         origin = "data.root" if root is not None else "$KD_DATA"
         raise ConfigError(f"data.root: {path} (from {origin}) is no directory; point data.root at the data set's folder")
     return path

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kd.config import ConfigError
-from kd.files import at_home, is_file
+from kd.files import at_home, is_file, is_folder
 
 NO_RECIPES = ("_parts", "sweeps", "results")
 """Folders that hold no recipes of pairs or teachers."""
@@ -70,7 +70,7 @@ def recipe_file(name: str | Path, near: Path | None = None) -> Path:
         raise ConfigError(f"{asked}; it {what}, and the recipe comes first: kd train RECIPE {text}")
     known = [known for folder in shelves(near)[-2:] for known in recipe_names(folder)]
     folders = [(folder, (folder / text).parent) for folder in shelves(near)]
-    beside = [_name(file, base) for base, folder in folders for file in folder.glob("*.yaml") if file.is_file()]
+    beside = [_name(file, base) for base, folder in folders if is_folder(folder) for file in folder.glob("*.yaml")]
     raise ConfigError(f"{asked}; {_close(text, [*known, *beside]) or '`kd recipes` lists them; or give the path of a file'}")
 
 
