@@ -196,6 +196,15 @@ def test_a_tiff_that_tells_of_more_strips_than_it_has_is_told_at_once(
     assert not capfd.readouterr().err
 
 
+def test_a_tiff_whose_pages_lead_back_to_each_other_has_an_end(tmp_path: Path) -> None:
+    path, content = tmp_path / "a.tif", bytearray(182)
+    content[:12] = struct.pack("<2sHIHH", b"II", 42, 8, 14, 0)  # a page at 8, of 14 tags, then one at 12, of 4, then that at 8
+    content[12], content[62], content[178] = 4, 8, 12
+    path.write_bytes(content)
+    assert str(path) in refused(lambda: band_files.read(path, Bands(4)), BrokenFileError)
+    assert band_files.size(path, 4) in (None, (0, 0))
+
+
 def test_without_tifffile_the_command_that_installs_it_is_told(tmp_path: Path, monkeypatch: Any) -> None:
     path = tiff(tmp_path / "a", scene(0)[0])
     monkeypatch.setitem(__import__("sys").modules, "tifffile", None)

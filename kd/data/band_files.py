@@ -147,7 +147,7 @@ def size(path: Path, channels: int) -> tuple[int, int] | None:
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
         elif path.suffix.lower() in TIFFS:
             with _tifffile().TiffFile(path) as file:
-                shape = file.series[0].shape
+                shape = _first_series(file).shape
     if len(shape) not in (2, 3):
         return None
     return shape[1:] if len(shape) == 3 and _first(shape, channels) else shape[:2]  # type: ignore[return-value]
@@ -178,6 +178,13 @@ def _tifffile() -> Any:
     return tifffile
 
 
+def _first_series(file: Any) -> Any:
+    """The image; pages are counted first, which notices links that lead nowhere: the package follows them for ever else."""
+    if not len(file.pages):
+        raise ValueError("it has no page")
+    return file.series[0]
+
+
 def _tiff(path: Path) -> tuple[np.ndarray, str]:
     try:
         tifffile = _tifffile()
@@ -186,7 +193,7 @@ def _tiff(path: Path) -> tuple[np.ndarray, str]:
             f"{path}: is a TIFF that Pillow cannot read, as those of many bands; {INSTALL} reads it"
         ) from None
     with tifffile.TiffFile(path) as file:
-        first = file.series[0]
+        first = _first_series(file)
         turn = TURNED.get(getattr(first.keyframe.tags.get(ORIENTATION), "value", 1))
         check_pixels(path, *sorted(first.shape)[-2:])  # a header may claim what no memory holds
         told, there = math.prod(first.keyframe.chunked), len(first.keyframe.dataoffsets)
