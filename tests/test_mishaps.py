@@ -231,6 +231,9 @@ def test_the_launcher_ends_as_its_command_does(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("error: run.device: is 'nonsense'") == 1
     assert "Traceback" not in done.stderr
+    for words in (("--nproc-per-node", 0), ("--nnodes", "0:0"), ("--max-restarts", -1)):
+        odd = call("launch", *words, "train", recipe)
+        assert (odd.returncode, odd.stderr.startswith("error: launch: ")) == (2, True), odd.stderr
     nothing = subprocess.run(LAUNCH, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert (nothing.returncode, "give a command to run" in nothing.stderr) == (2, True)
 

@@ -18,9 +18,11 @@ from test_sweep_run import ENVIRONMENT, ROOT, finish, results
 from tiny_sweep import write, write_recipes
 
 from kd.config import InputError
+from kd.sealed import write_sealed
 from kd.sweep.points import Point, expand
 from kd.sweep.schema import read_sweep
-from students.sweeping.slurm import check_options, minutes
+from students.sweeping.point_process import begun, claimed, holder
+from students.sweeping.sbatch_options import check_options, minutes
 from students.sweeping.state import is_finished, logged_step
 
 pytestmark = pytest.mark.timeout(600)
@@ -156,7 +158,7 @@ def results_with_environment(folder: Path) -> list[dict[str, Any]]:
     [("90", 90), ("90:30", 91), ("4:00:00", 240), ("2-12", 3600), ("1-0:30", 1470), ("0:10", 1), ("0-0:0:59", 1)],
 )
 def test_times_are_slurms(text: str, found: int) -> None:
-    assert minutes(text) == found
+    assert minutes({"time": text}) == found
 
 
 def test_options_of_sbatch_are_looked_at() -> None:
@@ -172,7 +174,7 @@ def test_options_of_sbatch_are_looked_at() -> None:
         with pytest.raises(InputError, match=f"--sbatch {key}="):
             check_options({key: value})
     with pytest.raises(InputError, match="time=soon: is no time"):
-        minutes("soon")
+        minutes({"time": "soon"})
 
 
 def test_what_slurm_alone_takes_is_refused_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +186,94 @@ def test_what_slurm_alone_takes_is_refused_here(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", str(tmp_path))
     done = call("sweep", sweep, "--launcher", "slurm", folder=tmp_path)
     assert (done.returncode, "there is no sbatch here" in done.stderr) == (2, True)
+
+
+STUBS = {
+    "sbatch": 'cp "$1" "$STUBS/job.sh"; echo Submitted batch job 7',
+    "srun": "exit 1",
+    "squeue": 'cat "$STUBS/queue"',
+    "scancel": 'echo "$@" > "$STUBS/cancelled"',
+}
+"""Commands of a Slurm that notes what it is told."""
+
+
+@pytest.fixture
+def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Slurm that runs nothing, and what it was told."""
+    pytest.importorskip("submitit")
+    place = tmp_path / "stubs"
+    place.mkdir()
+    for name, line in STUBS.items():
+        (place / name).write_text(f"#!/bin/sh\n{line}\n")
+        (place / name).chmod(0o755)
+    (place / "queue").write_text("")
+    monkeypatch.setenv("STUBS", str(place))
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    write_recipes(tmp_path)
+    return place
+
+
+def test_a_name_of_a_sweep_is_no_line_of_a_jobs_script(noted: Path, tmp_path: Path) -> None:
+    sweep = write(tmp_path).rename(tmp_path / "recipes/sweeps/x'\"\ntouch ran #.yaml")
+    done = call("sweep", sweep, "--launcher", "slurm", "--only", "a_ce*s0", "--output", "out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    script = (noted / "job.sh").read_text()
+    assert not [line for line in script.splitlines() if line.startswith("touch")]
+    assert "#SBATCH --job-name=x_touch_ran\n" in script
+    odd = call("sweep", sweep, "--launcher", "slurm", "--output", "a\nb", folder=tmp_path)
+    assert (odd.returncode, "take a plain name" in odd.stderr) == (2, True)
+
+
+def test_jobs_read_what_their_own_submission_wrote(noted: Path, tmp_path: Path) -> None:
+    """What lies in a stranger's directory is never unpickled: each submission has a folder of its own."""
+    sweep = write(tmp_path)
+    for name in ("a_ce*s0", "a_ce*s1"):
+        call("sweep", sweep, "--launcher", "slurm", "--only", name, "--output", "out", folder=tmp_path)
+    folders = list((tmp_path / "out" / ".slurm").iterdir())
+    assert len(folders) == 2
+    assert all(folder.stat().st_mode & 0o77 == 0 for folder in folders)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(tmp_path / "out" / ".slurm")
+    (tmp_path / "out" / ".slurm").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / "jobs.json").unlink()
+    done = call("sweep", sweep, "--launcher", "slurm", "--output", "out", folder=tmp_path)
+    assert (done.returncode, "is a link" in done.stderr, list((tmp_path / "elsewhere").iterdir())) == (2, True, [])
+
+
+def test_jobs_that_are_not_the_sweeps_are_left_alone(noted: Path, tmp_path: Path) -> None:
+    sweep = write(tmp_path)
+    call("sweep", sweep, "--launcher", "slurm", "--only", "a_ce*s0", "--output", "out", folder=tmp_path)
+    (noted / "queue").write_text("7|RUNNING|None|somebody else's\n")
+    told = call("sweep", sweep, "--cancel", "--output", "out", folder=tmp_path)
+    assert "nothing waits or runs" in told.stdout
+    assert not (noted / "cancelled").exists()
+    (noted / "queue").write_text(f"7|RUNNING|None|kd {tmp_path / 'out'}\n")
+    gone = call("sweep", sweep, "seed=[1]", "--status", "--output", "out", folder=tmp_path)
+    assert "jobs of other points of this directory: 7; --cancel stops them too" in gone.stdout
+    told = call("sweep", sweep, "seed=[1]", "--cancel", "--output", "out", folder=tmp_path)
+    assert "1 jobs of Slurm cancelled" in told.stdout
+    assert (noted / "cancelled").read_text().split() == ["7"]
+    for jobs in ([1, 2], {"x": 7}, {"x": "--help"}, None):
+        write_sealed(tmp_path / "out" / "jobs.json", {"jobs": jobs})
+        done = call("sweep", sweep, "--status", "--output", "out", folder=tmp_path)
+        assert (done.returncode, "does not hold the numbers of jobs" in done.stderr) == (2, True)
+
+
+def test_links_and_pipes_in_a_point_lead_nowhere(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "point"
+    folder.mkdir()
+    for name in ("log.txt", "point.yaml", ".point.lock"):
+        (folder / name).symlink_to(victim)
+    lock = claimed(folder)
+    assert lock is not None
+    begun(folder, "a: 1", [sys.executable, "-c", "print(1)"], os.environ, lock).wait()
+    assert victim.read_text() == "precious"
+    assert (folder / "log.txt").read_text() == "1\n"
+    lock.close()
+    (folder / ".point.lock").unlink()
+    os.mkfifo(folder / ".point.lock")
+    assert holder(folder) is None
+    with pytest.raises(InputError, match="is no file; remove it"):
+        claimed(folder)

@@ -13,7 +13,7 @@ EPILOG = """examples:
   kd launch --nproc-per-node gpu train cityscapes/dl3_r18 jml_kd data.root=~/cityscapes
   kd launch --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 --rdzv-id JOB train cityscapes/dl3_r18 jml_kd   on both
 
-Options before the command are torchrun's. SIGTERM and SIGUSR1, as clusters send them to this process, reach all ranks, which
+Options before the command are torchrun's. SIGTERM, SIGUSR1 and Ctrl-C, sent to this process, reach all ranks, which
 save a checkpoint; the exit code is 75 as without launcher (torchrun itself ends with 1). Other codes are those of the rank that
 failed first: 2 bad input, 128 + N killed by signal N.
 """
@@ -30,7 +30,7 @@ OPTIONS = {
     "max-restarts": "how often all ranks begin anew, from the last checkpoint, where one is lost (default: 0)",
     "local-addr": "the address of this machine",
 }
-ASKED = (signal.SIGTERM, signal.SIGUSR1)
+ASKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 GRACE = 600
 """Seconds for a step and a checkpoint, before ranks that were asked to stop are killed."""
@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # else ranks that begin anew look for the dead
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for name in (*logging.root.manager.loggerDict, "torch.distributed"):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         torchrun.run(torchrun.parse_args(arguments(options, torchrun.get_args_parser())))
     except ChildFailedError as error:
@@ -65,8 +67,8 @@ def run(options: argparse.Namespace) -> int:
         return code
     except SignalException as error:
         return 75 if error.sigval in ASKED else 128 + error.sigval  # no rank saves a checkpoint for others
-    except ValueError as error:
-        raise ConfigError(f"launch: {error}") from None
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(f"launch: {error or 'torchrun takes no such numbers'}; see kd launch --help") from None
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--processes", type=int, default=1, metavar="N", help="of each point on a machine, by torchrun")
     where.add_argument("--nodes", type=int, default=1, metavar="N", help="machines of each point (Slurm)")
-    where.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch; repeatable")
+    where.add_argument(
+        "--sbatch", action="append", default=[], metavar="KEY=VALUE", help="an option of sbatch; repeatable (time: a day)"
+    )
     where.add_argument(
         "--wait", action="store_true", help="wait until the jobs have ended, and say what became of them (Slurm)"
     )
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
     sweep = read_sweep(options.sweep, options.overrides)
     root = options.output or Path("runs/sweeps") / sweep.name
-    shows = {"dry_run": listing, "status": status, "cancel": cancel}
+    shows: dict[str, Any] = {"dry_run": listing, "status": status, "cancel": partial(cancel, others=not options.only)}
     if word := next((word for word in shows if getattr(options, word)), None):
         points = expand(sweep, root, read_clock(root))
         print(shows[word](chosen(points, named(points, options.only)), root))
@@ -86,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 def exported(options: argparse.Namespace, points: list[Any], name: str) -> str:
     """The sweep for another launcher; its command is this one."""
     from kd.sweep.launcher_files import slurm_script, wandb_sweep
-    from students.sweeping.slurm import check_options, words_of
+    from students.sweeping.sbatch_options import check_options, words_of
 
     check_options(words_of(options.sbatch))
     where = ["--output", str(options.output)] if options.output else []

@@ -18,12 +18,11 @@ from students.signals import REQUEUE, StopSignals
 from students.sweeping.kept_step_times import measured, read_clock
 from students.sweeping.places import places
 from students.sweeping.runner import Outcome, Runner, not_done, report
-from students.sweeping.slurm import Slurm, words_of
+from students.sweeping.sbatch_options import words_of
+from students.sweeping.slurm import LOOKS, Slurm
 from students.sweeping.state import done_steps, is_finished
 
 Kd = Callable[..., list[str]]
-LOOKS = 5.0
-"""Seconds between two looks at Slurm's queue."""
 
 
 class Launcher(Protocol):
@@ -86,7 +85,11 @@ class OnSlurm:
         if not to_measure(sweep, read_clock(self.root)):
             return read_clock(self.root)
         say("measuring step times in a job of Slurm")
-        found: dict[str, Any] = self.slurm.call(measured, sweep, self.root, self.calibrate, {})
+        self.slurm.call(measured, sweep, self.root, self.calibrate, {})
+        if missing := to_measure(sweep, found := read_clock(self.root)):
+            raise InputError(
+                f"{self.root}: {len(missing)} step times could not be measured; see the logs in {self.root}/.slurm"
+            )
         return found
 
     def run(self, points: Sequence[Point], asked: Sequence[str]) -> int:  # noqa: ARG002
@@ -99,6 +102,7 @@ class OnSlurm:
         print(f"{self.root}: {len(submitted)} points queued, {old} were queued before, {done} are finished, of {len(points)}")
         if not self.waits:
             print("--status tells how they are, --cancel stops them; the same command queues again what has failed")
+            print("what is queued keeps the options that it was queued with")
             return 0
         return self._wait(points)
 

@@ -10,6 +10,9 @@ import torch
 
 from kd.config import InputError
 
+MOST = 1024
+"""Processes that are meant; more are taken for a slip."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -26,9 +29,9 @@ def places(jobs: int | None, processes: int = 1) -> list[Place]:
         InputError: ``jobs`` or ``processes`` is less than 1, or there are fewer GPUs than processes.
     """
     for name, value in (("jobs", jobs), ("processes", processes)):
-        if value is not None and value < 1:
+        if value is not None and not 1 <= value <= MOST:
             about = "points that run at a time" if name == "jobs" else "processes of each point"
-            raise InputError(f"--{name} is {value}; give the number of {about}, at least 1")
+            raise InputError(f"--{name} is {value}; give the number of {about}, from 1 to {MOST}")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [str(number) for number in range(torch.cuda.device_count())]
     if gpus and visible:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from kd.config import InputError
 from kd.files import write_text
 from kd.sealed import read_sealed
 from students.progress import say
@@ -27,6 +28,8 @@ def begun(
     ``command`` trains: a recipe's file, ``--output`` and a directory are added. ``apart``: signals to the group of this process
     do not reach it, and SIGUSR2 is not heard.
     """
+    for name in (RECIPE, LOG):
+        _own(folder / name)
     write_text(folder / RECIPE, text)
     with (folder / LOG).open("ab") as log:
         return subprocess.Popen(
@@ -48,8 +51,7 @@ def _deaf() -> None:
 def claimed(folder: Path, wait: bool = False) -> IO[str] | None:
     """A point's lock, or None while another process holds it; with ``wait`` once it is free. It says who holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / LOCK).is_symlink():
-        (folder / LOCK).unlink()  # or what it leads to would be written to
+    _own(folder / LOCK)
     handle = (folder / LOCK).open("a+", encoding="utf-8")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,9 +64,17 @@ def claimed(folder: Path, wait: bool = False) -> IO[str] | None:
     return handle
 
 
+def _own(path: Path) -> None:
+    """Remove a link, or what it leads to would be written to; refuse what is no file."""
+    if path.is_symlink():
+        path.unlink()
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file; remove it, so that the point can write one")
+
+
 def holder(folder: Path) -> tuple[str, int] | None:
     """The machine and the process that hold a point; None where none does."""
-    if not (folder / LOCK).exists():
+    if not (folder / LOCK).is_file():
         return None
     with (folder / LOCK).open("r", encoding="utf-8") as handle:
         try:

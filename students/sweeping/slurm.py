@@ -5,23 +5,28 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd.config import InputError
+from kd.files import file_name
 from kd.sealed import read_sealed, write_sealed
 from kd.sweep.points import Point
 from students.sweeping.point_process import link_instead
+from students.sweeping.sbatch_options import check_options, minutes
 from students.sweeping.slurm_point import SlurmPoint
 from students.sweeping.state import is_finished
 
 JOBS, FOLDER = "jobs.json", ".slurm"
-OURS = {"array", "dependency", "error", "kill-on-invalid-dep", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output"}
-OURS |= {"requeue", "signal"}
-DAY, NOTICE, MOST_TIMES = 24 * 60, 120, 10_000
-"""Minutes of a job unless told otherwise; seconds for a checkpoint before they are over; how often it may be queued again."""
+NUMBER = re.compile(r"\d+(_\d+)?")
+NOTICE, MOST_TIMES = 120, 10_000
+"""Seconds for a checkpoint before the time of a job is over; how often it may be queued again."""
+LOOKS = 5.0
+"""Seconds between two looks at Slurm's queue."""
 
 
 class Job(NamedTuple):
@@ -62,6 +67,8 @@ class Slurm:
                 "--launcher slurm: there is no sbatch here; call it on a login node of the cluster, or take --launcher local"
             )
         check_options(self.options)
+        if not str(self.root.absolute()).isprintable():
+            raise InputError(f"--output: is {str(self.root)!r}; scripts of Slurm hold no such signs, take a plain name")
 
     def submit(self, points: Iterable[Point], name: str) -> dict[str, str]:
         """Queue the points that are neither finished nor queued, each behind those that it needs; their jobs by name.
@@ -87,19 +94,16 @@ class Slurm:
                 self._note(found)
         return submitted
 
-    def call(self, function: Any, *words: Any) -> Any:
-        """The answer of a function that one job calls."""
-        return self._executor("kd", {}).submit(function, *words).result()
+    def call(self, function: Any, *words: Any) -> None:
+        """Have one job call a function, and wait for its end. What it finds it writes; no answer of a job is unpickled."""
+        job = self._executor("measure", {}).submit(function, *words).job_id
+        while _queue([job]):
+            time.sleep(LOOKS)
 
     def live(self) -> dict[str, Job]:
         """Points whose jobs wait or run."""
         jobs = self.noted()
-        if not jobs:
-            return {}
-        numbers = ",".join(sorted({job.partition("_")[0] for job in jobs.values()}))
-        told = _asked("squeue", "--noheader", "--array", "--jobs", numbers, "--format", "%i|%T|%r", unknown="Invalid job id")
-        lines = (line.split("|", 2) for line in told.splitlines())
-        states = {job: Job(job, state, reason.replace("None", "")) for job, state, reason in lines}
+        states = _queue(jobs.values(), self._mark())
         return {name: states[job] for name, job in jobs.items() if job in states}
 
     def cancel(self, names: Iterable[str]) -> list[str]:
@@ -113,7 +117,16 @@ class Slurm:
     def noted(self) -> dict[str, str]:
         """The last job of each point."""
         path = self.root / JOBS
-        return dict(read_sealed(path)["jobs"]) if path.exists() else {}
+        if not path.is_file():
+            return {}
+        found = read_sealed(path).get("jobs")
+        if not isinstance(found, dict) or not all(isinstance(job, str) and NUMBER.fullmatch(job) for job in found.values()):
+            raise InputError(f"{path}: is damaged, it does not hold the numbers of jobs; remove it, and cancel jobs by scancel")
+        return dict(found)
+
+    def _mark(self) -> str:
+        """What jobs of this sweep's directory are known by, also where numbers of jobs begin anew or a file is copied."""
+        return f"kd {self.root.resolve()}"
 
     def _note(self, jobs: Mapping[str, str]) -> None:
         write_sealed(self.root / JOBS, {"jobs": {**self.noted(), **jobs}})
@@ -125,6 +138,8 @@ class Slurm:
         try:
             with executor.batch():
                 jobs = [executor.submit(call) for call in calls]
+        except OSError as error:
+            raise InputError(f"--launcher slurm: {error}; all nodes must see {self.root}, and you must own it") from None
         except Exception as error:
             raise InputError(f"--launcher slurm: {_reason(error)}; see --sbatch KEY=VALUE") from None
         return {point.name: job.job_id for point, job in zip(points, jobs, strict=True)}
@@ -138,10 +153,11 @@ class Slurm:
                 "or take --slurm, which prints a script"
             ) from None
         options = {key: value for key, value in self.options.items() if key != "time"}
-        executor = SlurmExecutor(self.root.absolute() / FOLDER, max_num_timeout=MOST_TIMES)
+        executor = SlurmExecutor(self._own_folder(), max_num_timeout=MOST_TIMES)
         executor.update_parameters(
-            job_name=name,
-            time=minutes(self.options.get("time", str(DAY))),
+            job_name=file_name(name) or "sweep",
+            comment=self._mark(),
+            time=minutes(self.options),
             nodes=self.nodes,
             ntasks_per_node=1,
             signal_delay_s=NOTICE,
@@ -150,6 +166,14 @@ class Slurm:
             **({"array_parallelism": self.most} if self.most else {}),
         )
         return executor
+
+    def _own_folder(self) -> Path:
+        """A new folder for what jobs unpickle, which nobody else can have filled."""
+        place = self.root.absolute() / FOLDER
+        if place.is_symlink():
+            raise InputError(f"{place}: is a link, by which jobs would be written elsewhere; remove it")
+        place.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=place))
 
 
 def _alike(points: Iterable[Point], known: Mapping[str, str]) -> dict[tuple[str, ...], list[Point]]:
@@ -160,42 +184,19 @@ def _alike(points: Iterable[Point], known: Mapping[str, str]) -> dict[tuple[str,
     return found
 
 
-def words_of(given: Iterable[str]) -> dict[str, str]:
-    """Options from ``KEY=VALUE`` words; the last of a key counts."""
-    return dict(word.partition("=")[::2] for word in given)
-
-
-def check_options(options: Mapping[str, str]) -> None:
-    """Refuse options of sbatch's that follow from the sweep, or are none.
-
-    Raises:
-        InputError: naming it.
-    """
-    for key, value in options.items():
-        if key in OURS:
-            raise InputError(f"--sbatch {key}={value}: follows from the sweep; give none of {', '.join(sorted(OURS))}")
-        if not re.fullmatch(r"[a-z][a-z-]*", key) or not value.isprintable() or not value:
-            raise InputError(f"--sbatch {key}={value!r}: is KEY=VALUE, a long option of sbatch, e.g. --sbatch partition=gpu")
-    minutes(options.get("time", str(DAY)))
-
-
-def minutes(text: str) -> int:
-    """Slurm's way to write a time, in whole minutes: ``90``, ``4:00:00``, ``2-12``.
-
-    Raises:
-        InputError: it is none.
-    """
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if found is None:
-        raise InputError(f"--sbatch time={text}: is no time; give minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS")
-    days, *rest = (int(part or 0) for part in found.groups())
-    hours, mins, seconds = rest if found[1] or found[4] else (0, *rest[:2])
-    return max(1, (days * 24 + hours) * 60 + mins + -(-seconds // 60))
+def _queue(jobs: Iterable[str], mark: str = "") -> dict[str, Job]:
+    """Those of the jobs that wait or run, by number, and bear the ``mark``."""
+    numbers = sorted({job.partition("_")[0] for job in jobs})
+    if not numbers:
+        return {}
+    asked = ("squeue", "--noheader", "--array", "--jobs", ",".join(numbers), "--format", "%i|%T|%r|%k")
+    lines = (line.split("|", 3) for line in _asked(*asked, unknown="Invalid job id").splitlines())
+    return {job: Job(job, state, reason.replace("None", "")) for job, state, reason, told in lines if mark in ("", told)}
 
 
 def _reason(error: Exception) -> str:
     said = str(getattr(error, "output", "") or getattr(error, "stderr", "") or error)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Try ")]
     return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else type(error).__name__)
 
 

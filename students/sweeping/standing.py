@@ -36,18 +36,24 @@ def _queued(root: Path) -> dict[str, Job]:
 def status(points: Sequence[Point], root: Path) -> str:
     """The listing of ``--dry-run`` with what waits or runs, and the last line of what has failed."""
     now = live(points, root)
+    others = [job.number for name, job in _queued(root).items() if name not in {point.name for point in points}]
     failed = [
         f"{point.name}: {last_line(root / point.name)}"
         for point in points
         if point.name not in now and not is_finished(root / point.name) and (root / point.name / LOG).exists()
     ]
     told = [f"not finished, and does not run: {line}" for line in grouped(failed, "points")]
+    told += [f"jobs of other points of this directory: {', '.join(others)}; --cancel stops them too"] if others else []
     return "\n".join([listing(points, root, now), *told])
 
 
-def cancel(points: Sequence[Point], root: Path) -> str:
-    """Stop what waits or runs: jobs of Slurm, and sweeps on this machine, which save checkpoints; what was done, in words."""
+def cancel(points: Sequence[Point], root: Path, others: bool = False) -> str:
+    """Stop what waits or runs: jobs of Slurm, and sweeps on this machine, which save checkpoints; what was done, in words.
+
+    ``others``: jobs of points that the sweep no longer has, too.
+    """
     names = [point.name for point in points]
+    names += [name for name in _queued(root) if others and name not in names]
     gone = Slurm(root).cancel(names) if _queued(root) else []
     lines = [f"{len(gone)} jobs of Slurm cancelled"] if gone else []
     holders = {held for name in names if name not in gone and (held := holder(root / name)) is not None}

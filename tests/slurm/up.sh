@@ -62,5 +62,9 @@ for _ in $(seq 100); do
   [ "$(sinfo -h -p low -o %T 2> /dev/null)" = idle ] && break
   sleep 0.2
 done
+kill -0 "$(cat "$S/slurmctld.pid" 2> /dev/null)" 2> /dev/null || {
+  echo "no controller: $(grep -h "fatal" "$S/log/slurmctld.log" | tail -n 1); another KD_SLURM_PORT may help" >&2
+  exit 1
+}
 sinfo >&2
 echo "export SLURM_CONF=$SLURM_CONF"
