@@ -1,9 +1,11 @@
 """One thread a process: several test workers share the cores, and OpenMP's barriers punish more threads than cores."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{tempfile.gettempdir()}/hypothesis")  # not beside the tests
 
 from collections.abc import Iterator
 from typing import Any

@@ -323,15 +323,8 @@ def verified(root: Path) -> None:
 
 def test_the_files_of_a_run_are_read_or_refused(runs: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kd.results.runs.load_yaml", lru_cache(64)(load_yaml))  # most files stay as they are
-    names = (
-        "kd/result.json",
-        "kd/result.json",
-        "kd/recipe.yaml",
-        "kd/metrics.jsonl",
-        "kd/run.json",
-        "sweep.json",
-        "kd/teacher.json",
-    )
+    files = ("result.json", "result.json", "recipe.yaml", "metrics.jsonl", "run.json")
+    names = (*(f"{run}/{file}" for run in ("ce", "kd") for file in files), "kd/teacher.json", "sweep.json")
     wholes = {name: values_of(runs / name) for name in names}
 
     @examples(30, 1500)

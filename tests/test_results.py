@@ -639,6 +639,21 @@ def test_a_point_that_no_sweep_has_written_names_no_row(tmp_path: Path, point: A
     assert load(tmp_path).finished[0].plan is None
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cost": {"seconds_per_step": 1.0, "peak_memory_mb": 1.0}}, "cost.accelerator_hours is missing"),
+        ({"cost": {"seconds_per_step": 1.0, "accelerator_hours": 1.0, "peak_memory_mb": None}}, "cost.peak_memory_mb is None"),
+        ({"environment": {"device": ["x"]}}, "environment.device is ['x']"),
+        ({"environment": {"device": "x", "device_type": "cpu", "processes": 1}}, "environment.threads is missing"),
+    ],
+)
+def test_a_result_without_what_tables_show_is_damaged(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    folder = write_run(tmp_path / "ce", tiny(), 50.0)
+    (folder / "result.json").write_text(json.dumps({**json.loads((folder / "result.json").read_text()), **change}))
+    assert message in load_runs([tmp_path]).damaged[0]
+
+
 def test_numbers_that_no_float_holds_are_none() -> None:
     record = {"a": int("9" * 400), "b": 10**300, "c": float("nan"), "d": -(10**400)}
     assert [finite(record, key) for key in "abcd"] == [None, 1e300, None, None]

@@ -60,7 +60,7 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     if not drawn:
         missing = "No run was evaluated while it trained (`evaluation.every`), or `metrics.jsonl` is not there: no curves."
         return Part("miou", heading, missing=missing)
-    limit = block.first.recipe["evaluation"]["limit"]
+    limit = block.first.recipe["evaluation"].get("limit")
     images = f"{limit} images of it, evenly spread, " if limit else ""
     neutral = "the baseline in the neutral colour and " if block.group.baseline in drawn else ""
     panels = f"The first panel has all rows and no bands, each other one {neutral}the other rows behind, on the same axes."
@@ -80,7 +80,7 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
 
 def _level(block: Block) -> tuple[str, float] | None:
     """The teacher's mIoU on the selecting split, if all rows tell the same and the curves are of all its images."""
-    if block.first.recipe["evaluation"]["limit"] or several_teachers(block):
+    if block.first.recipe["evaluation"].get("limit") or several_teachers(block):
         return None
     told = [run.teacher for row in block.rows for run in row.runs if run.teacher]
     scores = {one.get("mIoU") for one in told if one.get("split") == block.first.selected_on}

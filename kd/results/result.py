@@ -90,7 +90,20 @@ class Cost(Open):
     """What training has taken."""
 
     seconds_per_step: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    accelerator_hours: Amount
+    peak_memory_mb: Amount
     __pydantic_extra__: dict[str, Amount | None]
+
+
+class Environment(Open):
+    """Where it ran."""
+
+    device: Word
+    device_type: Word
+    processes: Count
+    threads: Count
+    revision: Word | None = None
+    __pydantic_extra__: dict[str, str | int | float | bool | list[Any] | None]
 
 
 class Planned(Open):
@@ -122,7 +135,7 @@ class Result(Open):
     teacher: Told | None
     agreement: Agreement | None = None
     cost: Cost
-    environment: dict[Word, str | int | float | bool | list[Any] | None]
+    environment: Environment
     code: dict[Word, Word] = {}
     asked: Word = ""
 

@@ -70,7 +70,8 @@ class Augmentation(Open):
 class Evaluation(Open):
     """What is measured, and how."""
 
-    predictor: Chosen | None = None
+    predictor: Chosen
+    limit: Count | None = None
     select: Word
     report: Word
 
