@@ -18,6 +18,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from kd.config import ConfigError, InputError
 from kd.lookup import options
 from kd.networks.build import build_network, network_config
+from kd.networks.hub import Snapshot
 from kd.networks.network import Network
 from kd.networks.pspnet import PyramidPooling, averages
 from kd.recipe.loading import load
@@ -302,13 +303,13 @@ def test_heads_name_the_levels_they_miss(head: str, message: str) -> None:
         small(head, "vit_tiny_patch16_224")
 
 
-def test_timms_weights_that_do_not_fit_the_options_are_told(tmp_path: Path) -> None:
-    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "weights.safetensors")
-    overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.safetensors")}}
+def test_timms_weights_that_do_not_fit_the_options_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr("kd.networks.timm_weights.snapshot", lambda *_: Snapshot(tmp_path, "timm/resnet18@0"))
     deep = {"stem_type": "deep", "stem_width": 64}
-    assert small("pspnet", "resnet18", pretrained=True, options=overlay)
+    assert small("pspnet", "resnet18", pretrained=True)
     with pytest.raises(ConfigError, match=r"pretrained: timm's weights of resnet18 do not fit .*; drop the options"):
-        small("pspnet", "resnet18", pretrained=True, options={**overlay, **deep})
+        small("pspnet", "resnet18", pretrained=True, options=deep)
 
 
 def test_a_transformer_takes_the_weights_of_a_local_file(tmp_path: Path) -> None:
