@@ -80,7 +80,12 @@ FILES = {
     ],
     ".tif": [
         *(tiff(LABELS.astype(kind)) for kind in ("u1", "u2", "f4", "i8")),
-        *(tiff(BANDS), tiff(PHOTO), tiff(LABELS, compression="zlib"), tiff(BANDS[:3], photometric="minisblack")),
+        *(
+            tiff(BANDS, photometric="rgb", planarconfig="separate"),
+            tiff(PHOTO),
+            tiff(LABELS, compression="zlib"),
+            tiff(BANDS[:3], photometric="minisblack"),
+        ),
         *(picture(LABELS, form="TIFF", compression=codec) for codec in ("raw", "tiff_lzw", "packbits")),
     ],
     ".npy": [
