@@ -53,6 +53,11 @@ class Forked:
 
 
 def on_ranks(folder: Path, count: int, *words: object) -> list[tuple[int | None, str, str]]:
+    """What the same command ends with as so many ranks of one job."""
+    return [one.wait() for one in starting(folder, count, *words)]
+
+
+def starting(folder: Path, count: int, *words: object) -> list[Forked]:
     """The same command as so many ranks of one job, as torchrun starts them."""
     common: dict[str, Any] = {
         "WORLD_SIZE": count,
@@ -60,8 +65,7 @@ def on_ranks(folder: Path, count: int, *words: object) -> list[tuple[int | None,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": free_port(),
     }
-    found = [Forked(folder / f"rank{rank}", *words, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(count)]
-    return [one.wait() for one in found]
+    return [Forked(folder / f"rank{rank}", *words, RANK=rank, LOCAL_RANK=rank, **common) for rank in range(count)]
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
 """SIGKILL at random moments of runs on two processes: each ends with the bits of an undisturbed one.
 
 ``make faults`` kills twenty times, over methods with a critic, a memory, tokens learnt in a stage of their own, and cached soft
-labels; the suite once. Moments follow from a seed and from the step that is logged, so that load moves none out of the run.
+labels; the suite once, without launcher. Moments follow from a seed and from the step that is logged, whatever the load is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_forked import on_ranks
+from helpers_forked import on_ranks, starting
 from helpers_tools import call
 from test_run import until_step
 
@@ -27,7 +27,7 @@ from kd.sealed import load_tensors
 FAULTS = bool(os.environ.get("KD_FAULTS"))
 TEACHER = "{name: fresh, network: {name: deeplabv3, backbone: test_resnet, width: 96, aux: 16, pretrained: false}}"
 WORDS = [f"teacher={TEACHER}", "run.device=cpu", "run.workers=1", "run.checkpoint_every=2", "run.log_every=1"]
-WORDS += ["schedule.steps=12", "schedule.batch=4", "data.train=12", "evaluation.every=4", "run.previews=0"]
+WORDS += [f"schedule.steps={12 if FAULTS else 6}", "schedule.batch=4", "data.train=12", "evaluation.every=4", "run.previews=0"]
 SMALL_BANKS = ["method.pixel_slots=50", "method.region_slots=9"]
 METHODS = {
     "ifvd@official": [],
@@ -35,7 +35,7 @@ METHODS = {
     "maskd@seg": [],
     "kd": ["augmentation.views=2", "teacher.cache=cache"],
 }
-KILLS = 20 if FAULTS else 1
+KILLS = 20
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -81,6 +81,19 @@ def kill(launcher: subprocess.Popen[Any], what: str, draw: random.Random) -> Non
         os.kill(pid, signal.SIGKILL)
 
 
+def test_ranks_that_are_killed_go_on_as_if_undisturbed(straight: Any, tmp_path: Path) -> None:
+    reference, run = straight("cirkd@citys"), tmp_path / "run"
+    ranks = starting(tmp_path, 2, *words("cirkd@citys", run))
+    until_step(run, 3, ranks[0].poll)
+    for one in ranks:
+        one.signal(signal.SIGKILL)
+    assert [one.wait()[0] for one in ranks] == [-signal.SIGKILL] * 2
+    for code, _, errors in on_ranks(tmp_path, 2, *words("cirkd@citys", run)):
+        assert code == 0, errors
+    assert_same(reference, run)
+
+
+@pytest.mark.skipif(not FAULTS, reason="takes long: make faults")
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells the processes of a launcher")
 @pytest.mark.parametrize("number", range(KILLS))
 def test_a_killed_run_ends_as_an_undisturbed_one(straight: Any, tmp_path: Path, number: int) -> None:
