@@ -626,6 +626,7 @@ def test_rows_of_one_word_tell_the_axis_in_which_they_differ(tmp_path: Path) -> 
     [
         {"choices": 5},
         {"choices": {"method": 5}},
+        {"choices": {"method": ""}},
         {"calibrated_seconds_per_step": "x"},
         {"calibrated_seconds_per_step": 0.5},
         {"calibrated_seconds_per_step": 0.5, "budget_steps": [1]},
@@ -652,6 +653,14 @@ def test_a_result_without_what_tables_show_is_damaged(tmp_path: Path, change: di
     folder = write_run(tmp_path / "ce", tiny(), 50.0)
     (folder / "result.json").write_text(json.dumps({**json.loads((folder / "result.json").read_text()), **change}))
     assert message in load_runs([tmp_path]).damaged[0]
+
+
+def test_names_of_absent_classes_that_are_no_text_are_damage(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "ce", tiny(), 50.0)
+    result = json.loads((folder / "result.json").read_text())
+    result["last"]["test"]["absent_but_predicted"] = 5
+    (folder / "result.json").write_text(json.dumps(result))
+    assert "last.test.absent_but_predicted is 5" in load_runs([tmp_path]).damaged[0]
 
 
 def test_numbers_that_no_float_holds_are_none() -> None:

@@ -40,6 +40,7 @@ class Scores(Open):
 
     miou: Percent | None = Field(alias="mIoU")
     iou: dict[Word, Percent | None] = {}
+    absent_but_predicted: Word = ""
     reliability: Reliability | None = None
 
     @model_validator(mode="after")

@@ -208,7 +208,7 @@ def _point(folder: Path) -> Tree:
 def _asked(point: Tree, result: Tree) -> dict[str, str]:
     """The axes of a sweep's point; of a run by itself the method's word, where one stood beside its recipe."""
     if choices := point.get("choices"):
-        return {axis: label for axis, label in choices.items() if axis not in ("recipe", "seed")}
+        return {axis: label for axis, label in choices.items() if label and axis not in ("recipe", "seed")}
     return {"method": result["asked"]} if result.get("asked") else {}
 
 
