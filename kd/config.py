@@ -17,8 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from kd.visible import shown as only_visible
-from kd.visible import visible
+from kd.visible import only_visible, visible
 
 HIGHEST = {int: 1e15, float: 1e30}
 """Of the numbers in a configuration: steps and sizes beyond are slips, products with what is beyond are infinite in float32."""

@@ -19,7 +19,7 @@ def visible(text: str) -> str:
 
 
 @contextmanager
-def shown() -> Iterator[None]:
+def only_visible() -> Iterator[None]:
     """Within the block what is printed is visible."""
     with redirect_stdout(sys.stdout and Shown(sys.stdout)):
         yield

@@ -14,8 +14,10 @@ from helpers_tools import call
 
 from kd.config import ConfigError
 from kd.methods.build import build_method
+from kd.recipe.schema import method_config
 from kd.types import Sizes
 from students.contract import ranks
+from students.contract.subject import subject
 
 HEAD = """
 import torch
@@ -242,6 +244,12 @@ def test_a_broken_rule_is_one_line_with_the_remedy(name: str, tmp_path: Path) ->
     assert (done.returncode, done.stderr, len(failed)) == (2, "", 1), done.stdout
     assert failed[0].startswith(f"FAILED  {problem}")
     assert done.stdout.endswith(f"\n\n{name}:Mine breaks 1 of the rules\n")
+
+
+@pytest.mark.parametrize("name", ["cirkd", "cirkd_v2"])
+def test_pairs_of_images_reach_over_processes(name: str) -> None:
+    """Groups of four, of which each of two processes has a half."""
+    ranks.two_are_one(subject(method_config({"name": name, "group": 4, "pixel_slots": 50, "region_slots": 9})))
 
 
 def test_rules_that_rest_on_a_broken_one_wait(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_foreign_teachers import SEGFORMER
 from test_teachers import OWN, build
 
 from kd.config import ConfigError
@@ -141,20 +142,11 @@ def test_options_of_timm_bring_no_weights(key: str) -> None:
         build({"name": "features", "backbone": "test_resnet", "pretrained": False, "options": {key: "x"}}, OWN)
 
 
-MODEL = {
-    "depths": [1, 1, 1, 1],
-    "hidden_sizes": [8, 16, 24, 32],
-    "num_attention_heads": [1, 2, 2, 4],
-    "decoder_hidden_size": 16,
-    "sr_ratios": [2, 2, 1, 1],
-}
-
-
 @pytest.fixture(scope="module")
 def segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers = pytest.importorskip("transformers")
     names = dict(enumerate(OWN))
-    config = transformers.SegformerConfig(**MODEL, id2label=names, label2id={name: key for key, name in names.items()})
+    config = transformers.SegformerConfig(**SEGFORMER, id2label=names, label2id={name: key for key, name in names.items()})
     folder = tmp_path_factory.mktemp("segformer")
     transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
     return folder

@@ -10,6 +10,7 @@ import yaml
 
 from kd.files import file_name
 from kd.sweep.points import Point
+from kd.sweep.select import waves
 
 
 def wandb_sweep(points: Sequence[Point], name: str, command: Sequence[str], project: str) -> str:
@@ -33,11 +34,7 @@ def slurm_script(points: Sequence[Point], name: str, command: Sequence[str], opt
     preemption. ``options`` are sbatch's, ``KEY=VALUE``.
     """
     place, parts = dict[str, str](), [_HEAD]
-    left = list(points)
-    while left:
-        names = {point.name for point in left}
-        ready = [point for point in left if not names & set(point.needs)]
-        left = [point for point in left if names & set(point.needs)]
+    for ready in waves(points):
         for needs in dict.fromkeys(point.needs for point in ready):
             group, number = [point.name for point in ready if point.needs == needs], len(parts)
             place |= {one: f"${{job{number}}}_{task}" for task, one in enumerate(group)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kd.config import ConfigError
 from kd.sweep.points import Point
@@ -37,3 +37,12 @@ def named(points: Iterable[Point], patterns: Sequence[str]) -> list[str]:
             raise ConfigError(f"no point matches '{pattern}'; the names are, e.g., {(close or names)[0]}; --dry-run lists them")
         found.update(dict.fromkeys(matching))
     return list(found)
+
+
+def waves(points: Iterable[Point]) -> Iterator[list[Point]]:
+    """The points in rounds: of each round all that they need, of these points, has come before."""
+    left = list(points)
+    while left:
+        names = {point.name for point in left}
+        yield [point for point in left if not names & set(point.needs)]
+        left = [point for point in left if names & set(point.needs)]

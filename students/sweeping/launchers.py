@@ -16,7 +16,7 @@ from kd.sweep.schema import Sweep
 from students.progress import bar, say
 from students.signals import REQUEUE, StopSignals
 from students.sweeping.kept_step_times import measured, read_clock
-from students.sweeping.places import places
+from students.sweeping.places import MOST, places
 from students.sweeping.runner import Outcome, Runner, not_done, report
 from students.sweeping.sbatch_options import words_of
 from students.sweeping.slurm import LOOKS, Slurm
@@ -74,8 +74,8 @@ class OnSlurm:
 
     def __init__(self, options: Any, root: Path, name: str, kd: Kd) -> None:
         for key in ("jobs", "processes", "nodes"):
-            if (value := getattr(options, key)) is not None and value < 1:
-                raise InputError(f"--{key} is {value}; it is a number of at least 1")
+            if (value := getattr(options, key)) is not None and not 1 <= value <= MOST:
+                raise InputError(f"--{key} is {value}; it is a number from 1 to {MOST}")
         command = _command(kd, options.processes, options.processes > 1 or options.nodes > 1)
         self.slurm = Slurm(root, command, words_of(options.sbatch), options.nodes, options.jobs)
         self.root, self.name, self.waits, self.calibrate = root, name, options.wait, kd("calibrate")

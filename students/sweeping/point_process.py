@@ -73,7 +73,7 @@ def _own(path: Path) -> None:
 
 
 def holder(folder: Path) -> tuple[str, int] | None:
-    """The machine and the process that hold a point; None where none does."""
+    """The machine and the process that hold a point, "?" and 0 where the lock does not say; None where none does."""
     if not (folder / LOCK).is_file():
         return None
     with (folder / LOCK).open("r", encoding="utf-8") as handle:
@@ -81,7 +81,7 @@ def holder(folder: Path) -> tuple[str, int] | None:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             host, _, number = handle.read().rpartition(" ")
-            return host, int(number) if number.isdigit() else 0
+            return (host, int(number)) if number.isdecimal() and int(number) else ("?", 0)
     return None
 
 

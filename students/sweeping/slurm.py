@@ -16,6 +16,7 @@ from kd.config import InputError
 from kd.files import file_name
 from kd.sealed import read_sealed, write_sealed
 from kd.sweep.points import Point
+from kd.sweep.select import waves
 from students.sweeping.point_process import link_instead
 from students.sweeping.sbatch_options import check_options, minutes
 from students.sweeping.slurm_point import SlurmPoint
@@ -83,10 +84,7 @@ class Slurm:
             if not is_finished(self.root / point.name) and point.name not in live:
                 left.append(point)
         known, submitted = {one: job.number for one, job in live.items()}, dict[str, str]()
-        while left:
-            names = {point.name for point in left}
-            ready = [point for point in left if not names & set(point.needs)]
-            left = [point for point in left if names & set(point.needs)]
+        for ready in waves(left):
             for needs, group in _alike(ready, known).items():
                 found = self._array(group, needs, name)
                 submitted |= found
