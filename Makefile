@@ -30,7 +30,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
 faults: .venv/ready
-	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py tests/test_method_runs.py tests/test_kills.py tests/test_faults.py tests/test_fuzz_words.py tests/test_fuzz_files.py
+	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py tests/test_method_runs.py tests/test_kills.py tests/test_faults.py tests/test_sweep_run.py::test_killed_and_finished tests/test_slurm.py tests/test_fuzz_words.py tests/test_fuzz_files.py
 
 check: .venv/ready
 	$(BIN)/ruff check .

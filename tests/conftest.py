@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_fuzz import LARGE, Tally
+from helpers_faults import FAULTS
+from helpers_fuzz import Tally
 
 torch.set_num_threads(1)
 
@@ -44,7 +45,7 @@ def tally(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Tall
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """With KD_FAULTS: how much was tried."""
-    reports = [report for some in terminalreporter.stats.values() for report in some] if LARGE else []
+    reports = [report for some in terminalreporter.stats.values() for report in some] if FAULTS else []
     known = (pair for report in reports for pair in getattr(report, "user_properties", ()))
     for told in sorted({value for key, value in known if key == "inputs"}):
         terminalreporter.write_line(told)

@@ -7,7 +7,6 @@ are always the same.
 from __future__ import annotations
 
 import io
-import os
 import resource
 import sys
 import time
@@ -17,13 +16,13 @@ from copy import deepcopy
 from typing import Any, TypeVar
 
 import yaml
+from helpers_faults import FAULTS
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from kd.config import MOST, exit_code
 
 T = TypeVar("T")
-LARGE = bool(os.environ.get("KD_FAULTS"))
 SECONDS, MEGABYTES = 10.0, 512
 """What a single input may cost: time of this process, and memory beyond what it has had."""
 ROOM = 2**20 if sys.platform == "darwin" else 2**10
@@ -73,9 +72,9 @@ def memory() -> float:
 def examples(few: int, many: int) -> settings:
     """How often a property is tried; nothing is kept in the folder."""
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
-    number = many if LARGE else few
+    number = many if FAULTS else few
     return settings(
-        max_examples=number, derandomize=not LARGE, database=None, deadline=None, suppress_health_check=quiet, print_blob=True
+        max_examples=number, derandomize=not FAULTS, database=None, deadline=None, suppress_health_check=quiet, print_blob=True
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_faults import FAULTS
 from helpers_tools import call
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -36,8 +37,8 @@ from students.verifying import files_below, verify
 from teachers.soft_labels import files as soft_labels
 
 CPU = torch.device("cpu")
-PLACES = 50 if os.environ.get("KD_FAULTS") else 4
-CUTS = range(0, 100, 2) if os.environ.get("KD_FAULTS") else (0, 50, 98)
+PLACES = 50 if FAULTS else 4
+CUTS = range(0, 100, 2) if FAULTS else (0, 50, 98)
 
 
 # --------------------------------------------------------------------------------------------------------------- digests
@@ -130,7 +131,7 @@ def test_a_turned_bit_or_a_cut_is_told_or_changes_nothing(name: str, whole: Path
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("previews", "*.previous.pt"))
     intact, content = read(folder), (folder / name).read_bytes()
     said: list[str] = []
-    for number, harmed in enumerate(harms(content, seed=len(name) + int(os.environ.get("KD_FAULTS", 0)))):
+    for number, harmed in enumerate(harms(content, seed=len(name) + FAULTS)):
         (folder / name).write_bytes(harmed)
         try:
             found = read(folder)

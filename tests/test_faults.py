@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_faults import SLOW
 from helpers_tools import call, saved
 from safetensors.torch import load_file
 from test_full_disk import on_small_disk
@@ -29,7 +30,6 @@ from students.examining import previews
 from students.tracking import tracker
 from students.trainer import Trainer
 
-SLOW = pytest.mark.skipif(not os.environ.get("KD_FAULTS"), reason="takes long: make faults")
 SHORT = {"evaluation": {"every": 2}, "run": {"checkpoint_every": 2, "previews": 1}}
 
 

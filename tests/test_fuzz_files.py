@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers_fuzz import LARGE, Draw, Tally, edited, encoded, examples, harmed, scrambled
+from helpers_faults import FAULTS
+from helpers_fuzz import Draw, Tally, edited, encoded, examples, harmed, scrambled
 from helpers_results import write_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ from kd.sealed import sealed
 from students.verifying import files_below, lines, verify
 
 tifffile = pytest.importorskip("tifffile")
-pytestmark = [pytest.mark.timeout(3600 if LARGE else 240), pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
+pytestmark = [pytest.mark.timeout(3600 if FAULTS else 240), pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 
 SIZE = (6, 8)
 LABELS = np.random.default_rng(0).integers(0, 3, SIZE).astype(np.uint8)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers_fuzz import LARGE, Tally, as_yaml, edited, examples, places, words
+from helpers_faults import FAULTS
+from helpers_fuzz import Tally, as_yaml, edited, examples, places, words
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny
@@ -22,7 +23,7 @@ from kd.sweep.axes import size
 from kd.sweep.points import Point, expand
 from kd.sweep.schema import read_sweep
 
-pytestmark = pytest.mark.timeout(3600 if LARGE else 240)
+pytestmark = pytest.mark.timeout(3600 if FAULTS else 240)
 
 LIBRARY = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(library().glob("*/*.yaml"))]
 PAIRS = (("shapes/tiny", "jml_kd"), ("camvid/r18", "ce"), ("voc/psp_r18", "cirkd@voc+dist"))

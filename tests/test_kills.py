@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_faults import FAULTS, SLOW
 from helpers_forked import on_ranks, starting
 from helpers_tools import call
 from test_run import until_step
 
 from kd.sealed import load_tensors
 
-FAULTS = bool(os.environ.get("KD_FAULTS"))
 TEACHER = "{name: fresh, network: {name: deeplabv3, backbone: test_resnet, width: 96, aux: 16, pretrained: false}}"
 WORDS = [f"teacher={TEACHER}", "run.device=cpu", "run.workers=1", "run.checkpoint_every=2", "run.log_every=1"]
 WORDS += [f"schedule.steps={12 if FAULTS else 6}", "schedule.batch=4", "data.train=12", "evaluation.every=4", "run.previews=0"]
@@ -93,7 +93,7 @@ def test_ranks_that_are_killed_go_on_as_if_undisturbed(straight: Any, tmp_path: 
     assert_same(reference, run)
 
 
-@pytest.mark.skipif(not FAULTS, reason="takes long: make faults")
+@SLOW
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells the processes of a launcher")
 @pytest.mark.parametrize("number", range(KILLS))
 def test_a_killed_run_ends_as_an_undisturbed_one(straight: Any, tmp_path: Path, number: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
+from helpers_faults import FAULTS
 from safetensors.torch import load_file
 
 from kd.data.build import open_split
@@ -38,7 +38,7 @@ def presets() -> list[str]:
 
 PRESETS = presets()
 CPU = torch.device("cpu")
-WORLDS = (2, 4) if os.environ.get("KD_FAULTS") else (2,)
+WORLDS = (2, 4) if FAULTS else (2,)
 
 
 def preset(name: str, *overrides: str) -> Recipe:

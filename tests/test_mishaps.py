@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_faults import FAULTS
 from helpers_forked import Forked
 from helpers_tools import call
 from PIL import Image
@@ -204,7 +205,7 @@ LAUNCH = [sys.executable, "-m", "kd", "launch", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1] if os.environ.get("KD_FAULTS") else [signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1] if FAULTS else [signal.SIGUSR1])
 def test_a_signal_to_the_launcher_reaches_two_processes_and_asks_for_a_requeue(tmp_path: Path, number: int) -> None:
     recipe = write_recipe(tmp_path, **merged(LONGER, {"run": {"checkpoint_every": 10_000}}))
     command = [*LAUNCH, "train", str(recipe), "--output", str(tmp_path / "run")]

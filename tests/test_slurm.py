@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers_faults import SLOW
 from helpers_forked import free_port
 from helpers_tools import call
 from test_sweep_run import ENVIRONMENT, ROOT, finish, results
@@ -78,6 +79,7 @@ def six(folder: Path) -> tuple[Path, list[Point]]:
     return sweep, expand(read_sweep(sweep), ROOT)
 
 
+@SLOW
 def test_a_sweep_on_slurm_is_that_of_this_machine(slurm: None, tmp_path: Path) -> None:
     """One job is preempted and queued again, a point fails once, and the node is drained meanwhile."""
     sweep, points = six(tmp_path / "slurm")
@@ -117,6 +119,7 @@ def test_a_sweep_on_slurm_is_that_of_this_machine(slurm: None, tmp_path: Path) -
     assert results(folder) == results(tmp_path / "here")
 
 
+@SLOW
 def test_jobs_are_cancelled_and_stay_so(slurm: None, tmp_path: Path) -> None:
     sweep, points = six(tmp_path / "slurm")
     folder = tmp_path / "slurm"

@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 M = TypeVar("M", bound=nn.Module)
+STEPS = (nn.Conv2d, nn.BatchNorm2d)
 
 
 def fold(module: nn.Module) -> int:
@@ -61,17 +62,20 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether the module stays one step of the program."""
-        whole = isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or m in self.unreadable
+        whole = isinstance(m, STEPS) or m in self.unreadable
         return whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pairs(module: nn.Module, unreadable: set[nn.Module]) -> Iterator[tuple[nn.BatchNorm2d, nn.Conv2d]]:
     """Norms and the convolutions before them: in the module's own program; where that cannot be read, in its parts', and in its
-    own around those parts that cannot be read either."""
+    own around those parts that cannot be read either, or that hold neither, which are not looked into."""
     graph = _read(module, set())
     if graph is None:
         for child in module.children():
-            yield from _pairs(child, unreadable)
+            if not any(isinstance(part, STEPS) for part in child.modules()):
+                unreadable.add(child)
+            elif not isinstance(child, STEPS):
+                yield from _pairs(child, unreadable)
         graph = _read(module, unreadable)
     if graph is None:
         unreadable.add(module)
