@@ -12,6 +12,7 @@ from helpers_results import counts
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.results.bootstrap import CELLS, Delta, difference, quantile, resampled, widening
+from kd.results.holm import survivors
 
 
 def random_counts(rng: np.random.Generator, images: int, classes: int) -> Counts:
@@ -109,6 +110,35 @@ def test_seeds_that_differ_are_compared_unpaired() -> None:
     assert found.seeds == ()
     assert 4 < (found.low or 0) < 5 < (found.high or 0) < 6
     assert found.sign == 1
+
+
+def test_the_chance_is_where_the_interval_begins_to_hold_zero() -> None:
+    rng = np.random.default_rng(1)
+    ours = {seed: (50 + gain, 50 + gain + rng.normal(0, 0.2, 4000)) for seed, gain in enumerate((0.4, 1.0, 1.3, 0.8, 1.1))}
+    theirs = {seed: (50.0, np.full(4000, 50.0)) for seed in range(5)}
+    found = difference(ours, theirs)
+    assert found.sign == 1
+    assert found.chance is not None
+    assert 2 / 4000 < found.chance < 0.05
+    for share, inside in ((found.chance * 0.98, True), (found.chance * 1.02, False)):
+        held = difference(ours, theirs, level=1 - share)
+        assert ((held.low or 0) <= 0 <= (held.high or 0)) == inside
+
+
+def test_the_chance_is_no_finer_than_the_resamples_and_of_one_seed_there_is_none() -> None:
+    far, near = np.full(1000, 60.0), np.full(1000, 50.0)
+    assert difference({0: (60.0, far), 1: (60.0, far)}, {0: (50.0, near), 1: (50.0, near)}).chance == 2 / 1000
+    assert difference({0: (50.0, near), 1: (50.0, near)}, {0: (50.0, near), 1: (50.0, near)}).chance == pytest.approx(1)
+    assert difference({0: (60.0, far)}, {0: (50.0, near)}).chance is None
+
+
+def test_of_chances_that_stand_together() -> None:
+    """Holm's own procedure: 0.05 / 4, / 3, / 2, / 1, until one fails."""
+    assert survivors({"a": 0.012, "b": 0.016, "c": 0.024, "d": 0.05}) == {"a", "b", "c", "d"}
+    assert survivors({"a": 0.012, "b": 0.017, "c": 0.024, "d": 0.05}) == {"a"}
+    assert survivors({"a": 0.013, "b": 0.013}) == {"a", "b"}
+    assert survivors({"a": 0.02, "b": None, "c": None}) == frozenset()
+    assert survivors({}) == frozenset()
 
 
 def test_without_counts_there_is_no_interval() -> None:

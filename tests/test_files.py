@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from kd.data.headers import turn_of
 from kd.data.lazy_torchvision import functional
 from kd.data.plain_files import plain_pixels
 from kd.data.reading import BrokenFileError, read_colours, read_image, read_labels, read_pair, read_values
@@ -53,6 +54,13 @@ def test_a_turned_photo_fits_its_upright_mask(tmp_path: Path) -> None:
     image, labels = read_pair(photo, mask)
     assert image.shape == (3, *upright.shape)
     assert (image[0].int() - 100 * labels.int()).abs().max() < 20
+
+
+def test_a_picture_that_is_too_large_to_open_is_not_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = turned(tmp_path / "a.png", PHOTO, 6)
+    assert turn_of(path) == 6
+    monkeypatch.setenv("KD_MAX_PIXELS", "10")
+    assert turn_of(path) == 1
 
 
 def test_damaged_exif_is_no_reason_to_lose_a_photo(tmp_path: Path) -> None:
@@ -228,7 +236,7 @@ def test_lossy_codecs_inside_other_files_are_refused_for_masks(tmp_path: Path, n
 
 def test_the_largest_picture_is_a_limit_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.png", PHOTO)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own would refuse it
+    monkeypatch.setenv("KD_MAX_PIXELS", "10")  # Pillow's own would refuse it
     assert read_image(path).shape == (3, *SIZE)
     assert Image.MAX_IMAGE_PIXELS == 10
     monkeypatch.setenv("KD_MAX_PIXELS", "1e9")

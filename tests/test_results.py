@@ -663,6 +663,14 @@ def test_names_of_absent_classes_that_are_no_text_are_damage(tmp_path: Path) -> 
     assert "last.test.absent_but_predicted is 5" in load_runs([tmp_path]).damaged[0]
 
 
+def test_a_teacher_of_an_unnamed_split(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "kd", tiny("kd"), 50.0)
+    result = json.loads((folder / "result.json").read_text())
+    result["teacher"].pop("split", None)
+    (folder / "result.json").write_text(json.dumps(result))
+    assert "mIoU on ?" in " ".join(about(only(tmp_path)))
+
+
 def test_numbers_that_no_float_holds_are_none() -> None:
     record = {"a": int("9" * 400), "b": 10**300, "c": float("nan"), "d": -(10**400)}
     assert [finite(record, key) for key in "abcd"] == [None, 1e300, None, None]

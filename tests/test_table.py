@@ -80,7 +80,7 @@ LONG = """
 | teacher | 70.00 | 1 | - | - | - | 0.5 | - | 100 | 0.25 |  |
 | ce (baseline) | 51.00 ± 1.00 | 3 | - | - | 53.00 ± 1.00 | 0.5 | 1.00 | 100 | 0.25 |  |
 | ce+jaccard | 49.00 | 1 | -1.00 | [-1.00, -1.00] images only | - | 0.5 | 1.00 | 100 | 0.25 | n < 3, other seeds |
-| kd | 54.50 ± 1.00 | 3 | +3.50 ↑ | [+3.50, +3.50] | - | 1 | 2.00 | 321 | 0.5 | incomplete |
+| kd | 54.50 ± 1.00 | 3 | +3.50 ⇑ | [+3.50, +3.50] | - | 1 | 2.00 | 321 | 0.5 | incomplete |
 | jml_kd | 50.50 ± 1.00 | 3 | -0.50 | [{low}, {high}] | - | 0.5 | 1.00 | 100 | 0.25 |  |
 
 - Split test (8 images), last checkpoint, inference: whole image, single pass; seeds: `ce` 0, 1, 2; `ce+jaccard` 0; \
@@ -106,7 +106,7 @@ def test_the_long_layout(runs: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert out.startswith(LONG.lstrip().format(low=low, high=high, **marks))
     rest = out[len(LONG.lstrip().format(low=low, high=high, **marks)) :]
     assert [line.split(":")[0] for line in rest.strip().splitlines() if line] == [
-        *("- mIoU", "- Δ", "- ↑ ↓", "- best", "- s/step", "**Runs in no row**"),
+        *("- mIoU", "- Δ", "- ↑ ↓", "- ⇑ ⇓", "- best", "- s/step", "**Runs in no row**"),
         f"- {runs}/kd/seed3",
     ]
 
@@ -120,7 +120,7 @@ def test_with_one_seed_nothing_is_said_of_arrows(
     nothing = "- With one seed on a side nothing is told from chance: no row is called above or below the baseline"
     for words in ([], ["--layout", "brief"]):
         out = shown(capsys, monkeypatch, tmp_path, *words)
-        assert "↑" not in out
+        assert not set("↑⇑") & set(out)
         assert nothing in out.splitlines()
     for seed in (1, 2):
         write_run(tmp_path / "ce" / f"seed{seed}", tiny(seed=seed), [50.0] * 8)
@@ -148,7 +148,7 @@ def test_the_brief_layout(runs: Path, capsys: pytest.CaptureFixture[str], monkey
     assert out.splitlines()[:4] == [
         "| data set | model | CE | CE+JML | KD | JML-KD |",
         "|---|---|---|---|---|---|",
-        "| shapes | DL3-R18, teacher teacher | 51.00 ± 1.00 | 49.00 | 54.50 ± 1.00 ↑ | 50.50 ± 1.00 |",
+        "| shapes | DL3-R18, teacher teacher | 51.00 ± 1.00 | 49.00 | 54.50 ± 1.00 ⇑ | 50.50 ± 1.00 |",
         "| shapes | DL3-R18, teacher teacher, best on val | 53.00 ± 1.00 | - | - | - |",
     ]
     assert "- n < 3 (`ce+jaccard`): fewer than three seeds" in out
@@ -183,7 +183,7 @@ def test_latex(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         "row & mIoU, test & n & $\\Delta$ & 95 \\% & s/step & $\\times$ baseline & memory, MB & accelerator-h & flags \\\\"
         in out
     )
-    assert "kd & 54.50 $\\pm$ 1.00 & 3 & +3.50 $\\uparrow$ & [+3.50, +3.50] & 1 & 2.00 & 321 & 0.5 & incomplete \\\\" in out
+    assert "kd & 54.50 $\\pm$ 1.00 & 3 & +3.50 $\\Uparrow$ & [+3.50, +3.50] & 1 & 2.00 & 321 & 0.5 & incomplete \\\\" in out
     assert "jml\\_kd & 50.50 $\\pm$ 1.00 & 3 & $-$0.50 &" in out
     assert "\\texttt{ce+jaccard}" in out
     body = re.sub(r"\\[%&_#$]", "", out.partition("\n")[2])

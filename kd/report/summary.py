@@ -43,6 +43,9 @@ def _compared(block: Block) -> list[str]:
         found.append(f"Above it by more than chance (95 % interval of the difference excludes 0): {_named(signs[1])}.")
     if signs[-1]:
         found.append(f"Below it by more than chance: {_named(signs[-1])}.")
+    if marked := [*signs[1], *signs[-1]]:
+        stand = _named([row for row in marked if row.stands]) or "none"
+        found.append(f"Of these, with Holm's correction for {len(others)} comparisons, still: {stand}.")
     if judged:
         found.append(f"Not told apart from it (the interval contains 0): {_named(judged)}.")
     return [*found, *_unjudged([row for row in open_ if row not in judged])]

@@ -20,8 +20,8 @@ do as a whole, it is too wide rather than too narrow (Owen).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
@@ -36,12 +36,16 @@ CELLS = 2**22
 """Floats of one block of sums; bounds the memory of a resampling."""
 
 
+Spread = Callable[[float], Floats]
+"""Differences in every resample, ``B``, by the level whose interval they shall give."""
+
+
 @dataclass(frozen=True)
 class Delta:
     """A difference of means, in points of mIoU, with the ends of its interval (None: no counts to resample).
 
     ``seeds`` are the paired ones, empty if the two sides share none; ``over_seeds`` says whether seeds were resampled too,
-    which takes two of them.
+    which takes two of them. ``spread`` gives the resampled differences.
     """
 
     value: float
@@ -49,6 +53,7 @@ class Delta:
     high: float | None
     seeds: tuple[int, ...]
     over_seeds: bool
+    spread: Spread | None = field(default=None, compare=False, repr=False)
 
     @property
     def sign(self) -> int:
@@ -56,6 +61,20 @@ class Delta:
         if self.low is None or self.high is None or not self.over_seeds:
             return 0
         return int(self.low > 0) - int(self.high < 0)
+
+    @property
+    def chance(self) -> float | None:
+        """The two-sided p: one minus the level at which the interval begins to hold 0, by bisection, and no finer than two of
+        the resamples; None where no seeds were resampled."""
+        if self.spread is None or not self.over_seeds:
+            return None
+        inside, outside = 2 / len(self.spread(LEVEL)), 1.0
+        if _excludes(self.spread, inside):
+            return inside
+        while outside > 1.001 * inside:
+            middle = (inside * outside) ** 0.5
+            inside, outside = (inside, middle) if _excludes(self.spread, middle) else (middle, outside)
+        return outside
 
 
 def resampled(runs: Sequence[Counts], resamples: int = RESAMPLES, seed: int = 0) -> Floats:
@@ -109,23 +128,39 @@ def difference(
     if any(len(some) < len(side) for some, side in zip(drawn, sides, strict=True)):
         return Delta(value, None, None, shared, over_seeds)
     ours, theirs = (np.stack(side) for side in drawn)
+    spread = _spread(ours, theirs, bool(shared), over_seeds)
+    low, high = _ends(spread, level)
+    return Delta(value, low, high, shared, over_seeds, spread)
+
+
+def _spread(ours: Floats, theirs: Floats, paired: bool, over_seeds: bool) -> Spread:
+    """The difference in every resample, from ``S B`` of each side."""
     if not over_seeds:
-        spread = ours.mean(0) - theirs.mean(0)
-    elif shared:
-        spread = _over_seeds(ours - theirs, 1, level)
-    else:
-        spread = _over_seeds(ours, 1, level) - _over_seeds(theirs, 2, level)
-    low, high = np.percentile(spread, [50 * (1 - level), 50 * (1 + level)])
-    return Delta(value, float(low), float(high), shared, over_seeds)
+        return lambda _: ours.mean(0) - theirs.mean(0)
+    if paired:
+        return _over_seeds(ours - theirs, 1)
+    first, second = _over_seeds(ours, 1), _over_seeds(theirs, 2)
+    return lambda level: first(level) - second(level)
 
 
-def _over_seeds(values: Floats, stream: int, level: float) -> Floats:
+def _over_seeds(values: Floats, stream: int) -> Spread:
     """Means over resampled seeds: ``S B`` to ``B``, two seeds or more."""
     seeds, resamples = values.shape
     centre = values.mean(0)
     picked: Integers = np.random.default_rng([stream, seeds]).integers(seeds, size=(seeds, resamples))
-    drawn = np.take_along_axis(values, picked, 0).mean(0)
-    return centre + widening(seeds, level) * (drawn - centre)
+    departure = np.take_along_axis(values, picked, 0).mean(0) - centre
+    return lambda level: centre + widening(seeds, level) * departure
+
+
+def _ends(spread: Spread, level: float) -> tuple[float, float]:
+    low, high = np.percentile(spread(level), [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
+def _excludes(spread: Spread, share: float) -> bool:
+    """Whether the interval that leaves ``share`` outside holds no 0."""
+    low, high = _ends(spread, 1 - share)
+    return low > 0 or high < 0
 
 
 def widening(seeds: int, level: float = LEVEL) -> float:

@@ -111,6 +111,12 @@ def _where(rows: list[Row], block: Block) -> str:
     return " (all rows)" if len(rows) == len(block.rows) else f" ({', '.join(f'`{row.label}`' for row in rows)})"
 
 
+HOLM = (
+    "⇑ ⇓: also when all rows are looked at (Holm's correction of the levels, over the rows of the table): of many comparisons "
+    "each with an interval of 95 % one in twenty excludes 0 by chance"
+)
+
+
 def definitions(blocks: Sequence[Block], best: bool, resamples: int, costs: bool = True) -> list[str]:
     """What the columns mean; of arrows only where there can be one."""
     deltas = [row.delta for block in blocks for row in block.rows if row.delta]
@@ -127,6 +133,7 @@ def definitions(blocks: Sequence[Block], best: bool, resamples: int, costs: bool
     if any(delta.over_seeds for delta in bounded):
         what = "that interval" if costs else f"the 95 % interval of the difference, a {interval},"
         lines.append(f"↑ ↓: above or below the baseline by more than chance: {what} excludes 0; none with one seed on a side")
+        lines.append(HOLM)
     elif bounded:
         lines.append("With one seed on a side nothing is told from chance: no row is called above or below the baseline")
     if best:

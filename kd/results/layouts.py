@@ -49,7 +49,7 @@ def _scores(block: Block, best: bool) -> list[Column]:
         ("n", lambda row: str(len(row.runs))),
     ]
     if block.group.baseline:
-        columns += [("Δ", lambda row: _signed(row.delta)), ("95 %", lambda row: _interval(row.delta))]
+        columns += [("Δ", _signed), ("95 %", lambda row: _interval(row.delta))]
     if best:
         columns.append((f"mIoU, {first.reported_on}, best on {first.selected_on}", lambda row: spread(row.best, row.best_std)))
     return columns
@@ -156,19 +156,19 @@ def spread(mean: float | None, std: float | None) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "-"
-    return spread(row.mean, row.std) + _arrow(row.delta)
+    return spread(row.mean, row.std) + _arrow(row)
 
 
 def _best(row: Row | None) -> str:
     return spread(row.best, row.best_std) if row else "-"
 
 
-def _arrow(delta: Delta | None) -> str:
-    return ("", " ↑", " ↓")[delta.sign if delta else 0]
+def _arrow(row: Row) -> str:
+    return ("", " ⇑" if row.stands else " ↑", " ⇓" if row.stands else " ↓")[row.delta.sign if row.delta else 0]
 
 
-def _signed(delta: Delta | None) -> str:
-    return f"{delta.value:+.2f}{_arrow(delta)}" if delta else "-"
+def _signed(row: Row) -> str:
+    return f"{row.delta.value:+.2f}{_arrow(row)}" if row.delta else "-"
 
 
 def _interval(delta: Delta | None) -> str:

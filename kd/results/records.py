@@ -38,6 +38,8 @@ def _record(block: Block, row: Row, published: Published) -> dict[str, Any]:
         "delta_low": delta.low if delta else None,
         "delta_high": delta.high if delta else None,
         "delta_sign": delta.sign if delta else None,
+        "delta_p": delta.chance if delta else None,
+        "delta_stands": row.stands if delta else None,
         "paired_seeds": list(delta.seeds) if delta else None,
         "selected_on": first.selected_on,
         "best_miou": row.best,

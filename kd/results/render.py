@@ -91,6 +91,8 @@ SIGNS = {
     "Δ": "$\\Delta$",
     "↑": "$\\uparrow$",
     "↓": "$\\downarrow$",
+    "⇑": "$\\Uparrow$",
+    "⇓": "$\\Downarrow$",
     "<": "$<$",
     ">": "$>$",
 }

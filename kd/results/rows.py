@@ -15,6 +15,7 @@ from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
 from kd.results.gains import gains
 from kd.results.groups import Choices, Group, group
+from kd.results.holm import survivors
 from kd.results.lineage import why_elsewhere, why_no_teacher
 from kd.results.names import dataset_label, rank, row_label, student_label
 from kd.results.runs import Run, Runs, load_counts, number, records
@@ -42,7 +43,8 @@ class Row:
     """One row: mean and sample standard deviation over the seeds (None for one seed), percent of mIoU (D).
 
     ``best`` is that of the checkpoint that was best on the selecting split. Costs are means over the seeds, the memory the
-    highest. ``ratio`` is the time of a step over the baseline's.
+    highest. ``ratio`` is the time of a step over the baseline's. ``stands``: the difference is more than chance also when all
+    rows of the block are looked at (Holm).
     """
 
     label: str
@@ -52,6 +54,7 @@ class Row:
     best: float | None
     best_std: float | None
     delta: Delta | None
+    stands: bool
     seconds_per_step: float
     ratio: float | None
     memory_mb: float
@@ -107,9 +110,11 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
         if run.recipe and (dataset_label(run.recipe), student_label(run.recipe)) == (one.dataset, one.student)
     }
     risen, doubt = _rise(baseline) if baseline else (0.0, "")
+    deltas = {label: _delta(runs, baseline, draws) for label, runs in one.rows.items() if baseline and label != one.baseline}
+    stand = survivors({label: delta.chance for label, delta in deltas.items()})
     rows = []
     for label, runs in one.rows.items():
-        delta = _delta(runs, baseline, draws) if baseline and label != one.baseline else None
+        delta = deltas.get(label)
         flags = {
             "n < 3": len(runs) < FEW,
             "no baseline": baseline is None,
@@ -121,9 +126,11 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "other code": len({tuple(sorted(run.code.items())) for run in runs}) > 1,
             "no counts": any(str(run.folder) not in draws for run in runs) and baseline is not None,
         }
-        rows.append(_row(label, runs, baseline, delta, tuple(flag for flag, raised in flags.items() if raised)))
+        rows.append(
+            _row(label, runs, baseline, (delta, label in stand), tuple(flag for flag, raised in flags.items() if raised))
+        )
     rows.sort(key=lambda row: (row.label != one.baseline, rank(row.runs[0].recipe)))
-    teacher = _row("teacher", one.teachers, None, None, ()) if one.teachers else None
+    teacher = _row("teacher", one.teachers, None, (None, False), ()) if one.teachers else None
     images = len(tables[0]) if tables else None
     doubts += [doubt] if doubt else []
     doubts += [why_elsewhere(run, one.rows) for run in one.elsewhere]
@@ -138,12 +145,19 @@ def _lacks(runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
     return any(row_label(runs[0].recipe) == name and seed not in seeds for name, seed in unfinished)
 
 
-def _row(label: str, runs: Sequence[Run], baseline: Sequence[Run] | None, delta: Delta | None, flags: tuple[str, ...]) -> Row:
+def _row(
+    label: str,
+    runs: Sequence[Run],
+    baseline: Sequence[Run] | None,
+    compared: tuple[Delta | None, bool],
+    flags: tuple[str, ...],
+) -> Row:
     mean, std = statistics([run.miou() for run in runs])
     best, best_std = statistics([run.miou("best") for run in runs])
     assert mean is not None, "runs without a number are damaged"
     seconds = _mean_cost(runs, "seconds_per_step")
-    compared = baseline is not None and _machine(runs) == _machine(baseline)
+    alike = baseline is not None and _machine(runs) == _machine(baseline)
+    delta, stands = compared
     return Row(
         label=label,
         runs=runs,
@@ -152,8 +166,9 @@ def _row(label: str, runs: Sequence[Run], baseline: Sequence[Run] | None, delta:
         best=best,
         best_std=best_std,
         delta=delta,
+        stands=stands,
         seconds_per_step=seconds,
-        ratio=seconds / _mean_cost(baseline, "seconds_per_step") if compared and baseline else None,
+        ratio=seconds / _mean_cost(baseline, "seconds_per_step") if alike and baseline else None,
         memory_mb=max(run.cost["peak_memory_mb"] for run in runs),
         hours=_mean_cost(runs, "accelerator_hours"),
         steps=max(run.steps for run in runs),
