@@ -227,7 +227,7 @@ def exit_code(action: Callable[[], object]) -> int:
 
 
 def _complain(text: str) -> None:
-    print(visible(text), file=sys.stderr)
+    print(f"{visible(text)}\n", end="", file=sys.stderr)  # at once: several processes may complain
 
 
 def _full(error: OSError) -> str:

@@ -25,6 +25,7 @@ from kd.results.published import load_published
 from kd.results.rows import Block, Row, statistics, summarise
 from kd.results.runs import load_counts, load_runs, records
 from kd.results.runs import number as finite
+from kd.sealed import write_sealed
 
 
 def three(folder: Path, kind: str, middle: float, changes: dict[str, Any] | None = None, **knobs: Any) -> None:
@@ -661,6 +662,25 @@ def test_names_of_absent_classes_that_are_no_text_are_damage(tmp_path: Path) -> 
     result["last"]["test"]["absent_but_predicted"] = 5
     (folder / "result.json").write_text(json.dumps(result))
     assert "last.test.absent_but_predicted is 5" in load_runs([tmp_path]).damaged[0]
+
+
+def test_points_of_a_sweep_that_have_not_begun_are_told(tmp_path: Path) -> None:
+    """No row is missing without a word, also where another machine trains it, or nobody does."""
+    write_run(tmp_path / "sweep" / "tiny_ce-1-s0", tiny(), 50.0)
+    begin(tmp_path / "sweep" / "tiny_ce-1-s1", tiny(seed=1))
+    points = {
+        f"tiny_{label}-1-s{seed}": {"role": "student", "choices": {"method": label, "seed": str(seed)}}
+        for label in ("ce", "kd", "cwd")
+        for seed in (0, 1)
+    }
+    points |= {"r10_teacher-2-s0": {"role": "teacher", "choices": {}}, "x" * 3000: {}}
+    write_sealed(tmp_path / "sweep" / "sweep.json", {"points": points})
+    for place in (tmp_path, tmp_path / "sweep"):
+        line = load_runs([place]).left_out[-1]
+        assert "6 of the 8 points of its sweep have not begun: kd (seed 0, 1), cwd (seed 0, 1), r10_teacher-2-s0, xx" in line
+    assert load_runs([tmp_path / "sweep" / "tiny_ce-1-s0"]).left_out == []
+    write_sealed(tmp_path / "sweep" / "sweep.json", {"points": ["strange"]})
+    assert load_runs([tmp_path, tmp_path / "sweep"]).waiting == []
 
 
 def test_a_teacher_of_an_unnamed_split(tmp_path: Path) -> None:

@@ -177,11 +177,11 @@ def quantile(freedom: int, level: float = LEVEL) -> float:
     low, high = 0.0, 1e4
     while high - low > 1e-9 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, freedom) < level else (low, middle)
+        low, high = (middle, high) if within(middle, freedom) < level else (low, middle)
     return high
 
 
-def _inside(t: float, freedom: int) -> float:
+def within(t: float, freedom: int) -> float:
     """The probability that Student's t lies between -t and t."""
     angle = np.arctan(t / freedom**0.5)
     cosine2 = np.cos(angle) ** 2

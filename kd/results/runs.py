@@ -18,7 +18,8 @@ from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
 from kd.plain_yaml import load_yaml
 from kd.recipe.schema import IDENTITY, NOTHING
-from kd.results.result import Planned, problem_of
+from kd.results.result import problem_of
+from kd.results.sweep_points import asked, point_of, unbegun
 from kd.results.written_recipe import WrittenRecipe
 from kd.sealed import digest, read_sealed
 
@@ -78,11 +79,13 @@ class Incomplete:
 
 @dataclass(frozen=True)
 class Runs:
-    """What lies below some directories. ``damaged`` holds a line for each run that cannot be read."""
+    """What lies below some directories. ``damaged`` holds a line for each run that cannot be read,
+    ``waiting`` one for each sweep of which points have not begun."""
 
     finished: list[Run] = field(default_factory=list)
     incomplete: list[Incomplete] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
 
     @property
     def left_out(self) -> list[str]:
@@ -92,7 +95,7 @@ class Runs:
             steps = sorted(run.step for run in self.incomplete)
             told = f"incomplete, last logged at steps {steps[0]} to {steps[-1]}; the commands that began them resume them"
             begun = [f"{len(begun)} runs: {told}; first: {self.incomplete[0].folder}"]
-        return begun + grouped(self.damaged, "files")
+        return begun + grouped(self.damaged, "files") + self.waiting
 
 
 def load_runs(paths: Iterable[str | Path]) -> Runs:
@@ -106,6 +109,7 @@ def load_runs(paths: Iterable[str | Path]) -> Runs:
         if folder.resolve() not in seen:
             seen.add(folder.resolve())
             _read(folder, found)
+    found.waiting.extend(dict.fromkeys(line for path in paths for line in unbegun(Path(path))))
     if not (found.finished or found.left_out):
         listed = ", ".join(map(str, paths))
         raise InputError(f"{listed}: holds no run (no result.json, no run.json); give directories that `kd train` wrote")
@@ -143,7 +147,7 @@ def _finished(folder: Path) -> Run:
     parts = {**LATER_PARTS, **result["parts"]}
     if missing := [part for part in IDENTITY if part not in parts]:
         raise _damage(path, f"parts has no {', '.join(missing)}")
-    point = _point(folder)
+    point = point_of(folder)
     return Run(
         folder,
         _recipe(folder, mark=result.get("recipe", "")),
@@ -153,7 +157,7 @@ def _finished(folder: Path) -> Run:
         plan=point if point.get("calibrated_seconds_per_step") else None,
         agreement=result.get("agreement"),
         code=result.get("code") or {},
-        asked=_asked(point, result),
+        asked=asked(point, result),
     )
 
 
@@ -195,21 +199,6 @@ def _recipe(folder: Path, optional: bool = False, mark: str = "") -> Any:
     if reason and not optional:
         raise _damage(path, reason)
     return None if reason else tree
-
-
-def _point(folder: Path) -> Tree:
-    try:
-        point = read_sealed(folder.parent / "sweep.json")["points"][folder.name]
-    except (OSError, InputError, KeyError, TypeError):
-        return {}  # no sweep wrote this directory
-    return {} if problem_of(point, Planned) else dict(point)
-
-
-def _asked(point: Tree, result: Tree) -> dict[str, str]:
-    """The axes of a sweep's point; of a run by itself the method's word, where one stood beside its recipe."""
-    if choices := point.get("choices"):
-        return {axis: label for axis, label in choices.items() if label and axis not in ("recipe", "seed")}
-    return {"method": result["asked"]} if result.get("asked") else {}
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
