@@ -1,7 +1,13 @@
-"""Every method, by its presets, through the real trainer: exact resumption, two processes, bf16, ignored batches."""
+"""Every method, by its presets, through the real trainer: exact resumption, two processes, bf16, ignored batches.
+
+``python tests/test_method_runs.py`` writes ``traces.json`` anew: the terms of each preset's four steps, which tell when a
+change anywhere (data, networks, loop, losses) has changed what a method trains on.
+"""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +44,7 @@ def presets() -> list[str]:
 
 PRESETS = presets()
 CPU = torch.device("cpu")
+TRACES = Path(__file__).with_name("traces.json")
 WORLDS = (2, 4) if FAULTS else (2,)
 
 
@@ -45,7 +52,14 @@ def preset(name: str, *overrides: str) -> Recipe:
     """Four steps of a preset on procedural images, with a teacher wider than the student."""
     teacher = "{name: fresh, network: {name: deeplabv3, backbone: test_resnet, width: 96, aux: 16, pretrained: false}}"
     small = ["method.pixel_slots=50", "method.region_slots=9"] if name.startswith("cirkd") else []
-    words = [f"teacher={teacher}", "run.device=cpu", "run.previews=0", "run.checkpoint_every=1", "evaluation.every=0"]
+    words = [
+        f"teacher={teacher}",
+        "run.device=cpu",
+        "run.previews=0",
+        "run.checkpoint_every=1",
+        "run.log_every=1",
+        "evaluation.every=0",
+    ]
     return load("shapes/tiny", [name, *words, *small, *overrides], smoke=True)[0]
 
 
@@ -61,11 +75,26 @@ def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return train(recipe, {}, folder, load_teacher(recipe.teacher, data.classes), data, CPU)
 
 
+def trace(folder: Path) -> list[dict[str, float]]:
+    """The terms of each step."""
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: float(f"{value:.6g}") for name, value in line["terms"].items()} for line in lines if "terms" in line]
+
+
+def assert_as_before(name: str, steps: list[dict[str, float]]) -> None:
+    """The first step up to rounding; later ones drift apart by what rounding does in between."""
+    before = json.loads(TRACES.read_text())[name]
+    assert [list(terms) for terms in steps] == [list(terms) for terms in before]
+    for number, (mine, its) in enumerate(zip(steps, before, strict=True)):
+        assert mine == pytest.approx(its, rel=5e-2 if number else 1e-4, abs=1e-6), f"step {number + 1}: see the module's text"
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_resuming_is_bitwise_exact(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut in the middle, and for methods of several stages also where the stage changes."""
     recipe = preset(name)
     run(recipe, tmp_path / "whole")
+    assert_as_before(name, trace(tmp_path / "whole"))
     original, cuts = Trainer.one_step, [1, 3]
 
     def dies(self: Trainer, batches: Any) -> Any:
@@ -166,3 +195,13 @@ def test_stages_have_rates_of_their_own(tmp_path: Path) -> None:
     assert trainer.rates["student"] == pytest.approx(recipe.schedule.optimizer.lr)
     assert torch.equal(tokens, trainer.objective.method.tokens.values)
     assert not torch.equal(before[key], student.state_dict()[key])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {}
+    for one in PRESETS:
+        with tempfile.TemporaryDirectory() as place:
+            run(preset(one), Path(place))
+            found[one] = trace(Path(place))
+    TRACES.write_text("{\n" + ",\n".join(f'  "{name}": {json.dumps(steps)}' for name, steps in found.items()) + "\n}\n")
