@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help demo test faults check audit lock clean
+.PHONY: help demo test faults regression check audit lock clean
 
 help:
 	@echo "make demo    teacher, baselines and five distillation methods x two seeds on procedural images; table and report (no download)"
 	@echo "make test    run the test suite"
 	@echo "make faults  the tests of damage, strange inputs, lost and several processes at many more places; minutes"
+	@echo "make regression  train every method on procedural images, five seeds, and compare with the committed table; an hour"
 	@echo "make check   ruff, mypy, and the audit, where it can be made"
 	@echo "make audit   ask the database of advisories about every pinned package; exit code 3: not audited"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
@@ -31,6 +32,12 @@ test: .venv/ready
 
 faults: .venv/ready
 	KD_FAULTS=1 $(BIN)/python -m pytest -n 2 tests/test_damage.py tests/test_full_disk.py tests/test_mishaps.py tests/test_method_runs.py tests/test_kills.py tests/test_faults.py tests/test_sweep_run.py::test_killed_and_finished tests/test_slurm.py tests/test_fuzz_words.py tests/test_fuzz_files.py
+
+# A sweep skips what is finished; other code is another folder.
+REGRESSION ?= runs/regression/$(shell git describe --always --dirty 2>/dev/null || echo here)
+regression: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/kd sweep regression --jobs 2 --output $(REGRESSION)
+	$(BIN)/python tests/check_regression.py $(REGRESSION) recipes/shapes/results/regression.json $(UPDATE)
 
 check: .venv/ready
 	$(BIN)/ruff check .
