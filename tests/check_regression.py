@@ -4,7 +4,7 @@ RUNS are those of ``kd sweep regression``, TABLE.json the rows that were committ
 differ by more than chance: Welch's t of both means, with Holm's correction for all rows. On the machine of the committed runs
 nothing moves by rounding; elsewhere training drifts apart, as other seeds would. ``--update`` writes the new rows, on purpose.
 
-Exit codes: 0 none has moved, 1 one has, or is missing.
+Exit codes: 0 none has moved, 1 one has, is missing, or there is nothing to compare with.
 """
 
 from __future__ import annotations
@@ -106,6 +106,9 @@ def main(folder: str, file: str, *options: str) -> int:
         write_text(path.with_suffix(".md"), page(new))
         print(table(new), end="")
         return 0
+    if not path.exists():
+        print(f"{path}: is not there; --update writes the first rows")
+        return 1
     lines = moved(json.loads(path.read_text(encoding="utf-8")), new)
     print(*lines or [f"{len(new)} rows: none has moved by more than chance"], sep="\n")
     return int(bool(lines))

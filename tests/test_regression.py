@@ -46,6 +46,8 @@ def test_runs_are_compared_with_the_file(tmp_path: Path, capsys: pytest.CaptureF
             write_run(tmp_path / folder / f"ce{seed}", tiny(seed=seed), 50.0 + seed / 10)
             write_run(tmp_path / folder / f"kd{seed}", tiny("kd", seed=seed), 50.0 + gain + seed / 10)
     file = tmp_path / "results" / "table.json"
+    assert main(str(tmp_path / "old"), str(file)) == 1
+    assert "--update writes the first rows" in capsys.readouterr().out
     assert main(str(tmp_path / "old"), str(file), "--update") == 0
     assert "| kd | 54.10 ± 0.10 | 3 | +4.00 ⇑ |" in capsys.readouterr().out
     assert main(str(tmp_path / "old"), str(file)) == 0
