@@ -43,6 +43,7 @@ def test_every_recipe_of_a_published_protocol_names_its_family() -> None:
     found = {name: resolved(name)[0].family for name in recipe_names()}
     assert {name.partition("/")[0]: family for name, family in found.items()} == {
         "camvid": "jdt",
+        "camvid_lite": "jdt",
         "camvid_small": "jdt",
         "cityscapes": "jdt",
         "cityscapes_cirkd": "cirkd",

@@ -263,9 +263,10 @@ def test_other_launchers_run_the_same_points(recipes: Path) -> None:
 def test_every_sweep_expands_and_has_baseline_and_seeds(path: Path) -> None:
     found = expand(read_sweep(path), Path("runs/sweeps") / path.stem)
     assert f"# kd sweep {path.stem}" in path.read_text()
-    rows = Counter(point.label for point in students(found))
-    assert min(rows.values()) >= 2
-    assert any(point.recipe.method is None for point in students(found))
+    if "to choose by val" not in path.read_text():  # from which no table is made
+        rows = Counter(point.label for point in students(found))
+        assert min(rows.values()) >= 2
+        assert any(point.recipe.method is None for point in students(found))
     distils = any(point.recipe.method is not None for point in students(found))
     assert [point.role for point in found].count("teacher") == int(distils)
 
