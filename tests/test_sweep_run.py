@@ -375,6 +375,21 @@ def test_measured_times_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [path.name for path in root.iterdir() if path.suffix == ".yaml"] == []
 
 
+def test_the_record_forgets_what_has_not_begun_and_is_another_by_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has begun stays, and so does what a narrower command does not ask for."""
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path)
+    path = write(tmp_path, axes={"method": ["ce", "kd"], "seed": [0, 1]})
+    before, after = expand(read_sweep(path), ROOT), expand(read_sweep(path, ["schedule.batch=2", "method=[ce]"]), ROOT)
+    write_record(ROOT, before, {})
+    names = {(point.label, point.recipe.seed): point.name for point in before}
+    (ROOT / names["a_ce", 0]).mkdir()
+    (ROOT / names["a_ce", 0] / "run.json").write_text("{}")
+    write_record(ROOT, after, {})
+    kept = json.loads((ROOT / "sweep.json").read_text())["points"].keys()
+    assert kept == {point.name for point in before if point.name != names["a_ce", 1]} | {point.name for point in after}
+
+
 def test_a_recipe_that_cannot_be_measured_is_named(tmp_path: Path) -> None:
     write_recipes(tmp_path)
     sweep = read_sweep(write(tmp_path, match="wall_clock"))

@@ -18,8 +18,8 @@ EPILOG = """examples:
   kd train camvid/r18 kd+cwd_logit@official data.root=~/camvid
   torchrun --nproc_per_node=4 -m kd train camvid/r18 jml_kd data.root=~/camvid
 
-A recipe of a teacher is whole; one of a pair needs a METHOD beside it: a task loss (ce, ce_jml, ce_ls, bls_jml), a preset as `kd
-methods` lists them, or several joined by +. Beside a method stands the task loss ce, unless the method brings its own, as
+A recipe of a teacher is whole; one of a pair needs a METHOD beside it: a task loss (ce, ce_jml, ce_ls, bls_jml), a preset as
+`kd methods` lists them, or several joined by +. Beside a method stands the task loss ce, unless the method brings its own, as
 jml_kd does, or another is named: ce_jml+kd. `kd recipes` lists the recipes.
 The same command resumes an interrupted run exactly where its last checkpoint is; a finished run is never overwritten.
 Exit codes: 0 finished, 2 bad input (the message says what to do), 75 stopped by a signal with a checkpoint (requeue it).

@@ -34,7 +34,7 @@ def unbegun(path: Path) -> Iterator[str]:
         points = {name: _sound(point) for name, point in _points(record).items()}
         waiting: dict[str, list[str]] = {}
         for name in points:
-            if not _begun(record.parent / name):
+            if not begun(record.parent / name):
                 called, seed = _named(name, points[name].get("choices") or {})
                 waiting.setdefault(called, []).append(seed)
         if waiting:
@@ -56,7 +56,8 @@ def _sound(point: Any) -> Tree:
     return {} if point is None or problem_of(point, Planned) else dict(point)
 
 
-def _begun(folder: Path) -> bool:
+def begun(folder: Path) -> bool:
+    """Whether a run has begun there."""
     try:
         return any((folder / file).is_file() for file in ("run.json", "result.json"))
     except OSError:  # a name that no system has

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from kd.files import parsed
+from kd.results.sweep_points import begun
 from kd.sealed import read_sealed, write_sealed
 from kd.sweep.budget import total_steps
 from kd.sweep.points import Point
@@ -119,13 +121,22 @@ def _span(seconds: float | None) -> str:
     return f"{seconds / size:.1f} {unit}" if seconds else "-"
 
 
+def _but_content(name: str) -> str:
+    """The name of a point without its recipe's fingerprint."""
+    return re.sub(r"-[0-9a-f]{12}(?=-s\d+$)", "", name)
+
+
 def write_record(root: Path, points: Iterable[Point], file: Mapping[str, Any]) -> None:
-    """``sweep.json``: what the sweep asked for, and its points with their steps; earlier points stay.
+    """``sweep.json``: what the sweep asked for, and its points with their steps; earlier points stay, but for those that
+    have not begun and whose recipe is another by now.
 
     A point's ``budget_steps`` are those before matching, ``calibrated_seconds_per_step`` what fixed its ``steps``.
     """
     path = root / "sweep.json"
-    listed = dict(read_sealed(path)["points"]) if path.exists() else {}
+    points = list(points)
+    old = dict(read_sealed(path)["points"]) if path.exists() else {}
+    asked = {_but_content(point.name) for point in points}
+    listed = {name: told for name, told in old.items() if _but_content(name) not in asked or begun(root / name)}
     for point in points:
         plan = point.plan
         listed[point.name] = {
