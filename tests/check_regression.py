@@ -20,6 +20,7 @@ from kd.files import write_json, write_text
 from kd.results.bootstrap import within
 from kd.results.groups import Choices
 from kd.results.holm import survivors
+from kd.results.layouts import arrow, spread
 from kd.results.published import load_published
 from kd.results.records import records
 from kd.results.rows import summarise
@@ -63,30 +64,30 @@ def moved(old: Sequence[Record], new: Sequence[Record]) -> list[str]:
     """A line for each row that has moved, or is on one side only."""
     before, now = ({one["row"]: one for one in some} for some in (old, new))
     chances = {name: chance(before[name], now[name]) for name in before if name in now}
+    apart = survivors(chances)
     lines = [
-        f"{name}: {_told(now[name])}, was {_told(before[name])}; p = {chances[name]:.2g}"
-        for name in before
-        if name in survivors(chances)
+        f"{name}: {_told(now[name])}, was {_told(before[name])}; p = {chances[name]:.2g}" for name in before if name in apart
     ]
     lines += [f"{name}: missing among the new runs" for name in before if name not in now]
     return lines + [f"{name}: new, {_told(now[name])}; --update takes it in" for name in now if name not in before]
 
 
 def _told(record: Record) -> str:
-    return f"{record['miou']:.2f} ± {record['miou_std'] or 0:.2f} ({record['n']} seeds)"
+    return f"{spread(record['miou'], record['miou_std'])} ({record['n']} seeds)"
 
 
 def table(kept: Sequence[Record]) -> str:
     """The committed rows in Markdown."""
     lines = ["| row | mIoU, test | n | Δ | 95 % | p | × baseline |", "|---|---|---|---|---|---|---|"]
     for one in kept:
-        mark = {1: " ⇑" if one["delta_stands"] else " ↑", -1: " ⇓" if one["delta_stands"] else " ↓"}.get(one["delta_sign"], "")
+        mark = arrow(one["delta_sign"] or 0, one["delta_stands"])
         bounds = "-" if one["delta_low"] is None else f"[{one['delta_low']:+.2f}, {one['delta_high']:+.2f}]"
         delta = "-" if one["delta"] is None else f"{one['delta']:+.2f}{mark}"
         p = "-" if one["delta_p"] is None else f"{one['delta_p']:.2g}"
         cost = "-" if one["times_baseline"] is None else f"{one['times_baseline']:.2f}"
-        spread = f"{one['miou']:.2f}" + ("" if one["miou_std"] is None else f" ± {one['miou_std']:.2f}")
-        lines.append(f"| {one['row']} | {spread} | {one['n']} | {delta} | {bounds} | {p} | {cost} |")
+        lines.append(
+            f"| {one['row']} | {spread(one['miou'], one['miou_std'])} | {one['n']} | {delta} | {bounds} | {p} | {cost} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """Every method, by its presets, through the real trainer: exact resumption, two processes, bf16, ignored batches.
 
-``python tests/test_method_runs.py`` writes ``traces.json`` anew: the terms of each preset's four steps, which tell when a
-change anywhere (data, networks, loop, losses) has changed what a method trains on.
+``python tests/test_method_runs.py`` writes ``traces.json`` anew: the loss and terms of each preset's four steps, which tell
+when a change anywhere (data, networks, loop, losses, weights) has changed what a method trains on.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def trace(folder: Path) -> list[dict[str, float]]:
-    """The terms of each step."""
+    """The loss and its unweighted terms of each step."""
     lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
-    return [{name: float(f"{value:.6g}") for name, value in line["terms"].items()} for line in lines if "terms" in line]
+    steps = [{"loss": line["train"]["loss"], **line["terms"]} for line in lines if "terms" in line]
+    return [{name: float(f"{value:.6g}") for name, value in step.items()} for step in steps]
 
 
 def assert_as_before(name: str, steps: list[dict[str, float]]) -> None:

@@ -163,8 +163,13 @@ def _best(row: Row | None) -> str:
     return spread(row.best, row.best_std) if row else "-"
 
 
+def arrow(sign: int, stands: bool) -> str:
+    """The mark behind a difference: above, below (-1), or none (0), and whether it stands after Holm's correction."""
+    return ("", " ⇑" if stands else " ↑", " ⇓" if stands else " ↓")[sign]
+
+
 def _arrow(row: Row) -> str:
-    return ("", " ⇑" if row.stands else " ↑", " ⇓" if row.stands else " ↓")[row.delta.sign if row.delta else 0]
+    return arrow(row.delta.sign if row.delta else 0, row.stands)
 
 
 def _signed(row: Row) -> str:
