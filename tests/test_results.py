@@ -342,6 +342,35 @@ def test_by_makes_blocks_and_allow_mixes(tmp_path: Path) -> None:
         summarise(load(tmp_path), Choices(by=("schedule.nothing",)))
 
 
+def test_apart_makes_rows_so_that_methods_compare_with_a_longer_baseline(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 53.0)
+    three(tmp_path / "long", "ce", 52.0, {"schedule": {"steps": 12}})
+    with pytest.raises(ConfigError, match=r"--apart schedule.steps for a row each"):
+        only(tmp_path)
+    with pytest.raises(ConfigError, match=r"several rows .* alone: ce \(schedule.steps=6\); ce \(schedule.steps=12\)"):
+        only(tmp_path, Choices(apart=("schedule.steps",)))
+    for steps, baseline, delta in ((6, 50.0, 3.0), (12, 52.0, 1.0)):
+        block = only(tmp_path, Choices(apart=("schedule.steps",), baseline=f"ce (schedule.steps={steps})"))
+        assert [(one.label, one.steps) for one in sorted(block.rows, key=lambda one: one.label)] == [
+            ("ce (schedule.steps=12)", 12),
+            ("ce (schedule.steps=6)", 6),
+            ("kd", 6),
+        ]
+        assert row(block, block.group.baseline or "").mean == pytest.approx(baseline)
+        assert row(block, "kd").delta.value == pytest.approx(delta)  # type: ignore[union-attr]
+        assert "Rows of their own: schedule.steps" in about(block)
+    with pytest.raises(ConfigError, match=r"--apart schedule.stps: no recipe.yaml has such a key"):
+        summarise(load(tmp_path), Choices(apart=("schedule.stps",)))
+
+
+def test_rows_apart_in_one_key_still_agree_in_the_others(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path / "long", "kd", 52.0, {"schedule": {"steps": 12, "batch": 2}})
+    with pytest.raises(ConfigError, match=r"schedule differs \(schedule.batch: "):
+        only(tmp_path, Choices(apart=("schedule.steps",)))
+
+
 def test_a_sweep_that_matched_the_time_may_mix_steps(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0, {"schedule": {"steps": 12}})
     three(tmp_path, "kd", 51.0, {"schedule": {"steps": 7}})

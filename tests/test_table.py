@@ -374,6 +374,9 @@ def test_as_a_program(runs: Path) -> None:
     done = call("table", runs, "--allow", "schedule.steps")
     assert done.returncode == 0, done.stderr
     assert "- Allowed to differ between rows: schedule.steps" in done.stdout
+    done = call("table", runs, "--apart", "schedule.steps")
+    assert done.returncode == 0, done.stderr
+    assert "- Rows of their own: schedule.steps" in done.stdout
 
 
 def test_presets_of_one_method_share_a_column_where_that_is_clear(

@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: shown beside the last one")
     parser.add_argument("--baseline", metavar="LABEL", help="the row to compare with (default: cross-entropy alone)")
     parser.add_argument("--by", action="append", default=[], metavar="KEY", help="a block for each value, e.g. schedule.steps")
+    parser.add_argument("--apart", action="append", default=[], metavar="KEY", help="a row for each value, e.g. schedule.steps")
     parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="rows may differ here; the table says so")
 
 
@@ -45,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     if output.is_dir():
         raise InputError(f"--output {output}: is a directory; name a file in it, e.g. {output}/report.html")
     found, numbers = load_runs(options.paths), load_published()
-    blocks = summarise(found, Choices(tuple(options.by), tuple(options.allow), options.baseline))
+    choices = Choices(tuple(options.by), tuple(options.allow), tuple(options.apart), options.baseline)
+    blocks = summarise(found, choices)
     for block in blocks:
         print(f"{title(block)}: {len(block.rows)} rows, {sum(len(row.runs) for row in block.rows)} runs")
     text = page(blocks, numbers, found.left_out, options.title, options.checkpoint == "best")

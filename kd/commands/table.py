@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: shown beside the last one")
     parser.add_argument("--baseline", metavar="LABEL", help="the row to compare with (default: cross-entropy alone)")
     parser.add_argument("--by", action="append", default=[], metavar="KEY", help="a block for each value, e.g. schedule.steps")
+    parser.add_argument("--apart", action="append", default=[], metavar="KEY", help="a row for each value, e.g. schedule.steps")
     parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="rows may differ here; the table says so")
     parser.add_argument("--published", action="store_true", help="the published benchmark table instead of runs")
     parser.add_argument("--all-methods", action="store_true", help="of --published: newer methods and networks too")
@@ -77,7 +78,8 @@ def measured(options: argparse.Namespace) -> str:
     from kd.results.runs import load_runs
 
     found, numbers = load_runs(options.paths), load_published()
-    blocks = summarise(found, Choices(tuple(options.by), tuple(options.allow), options.baseline))
+    choices = Choices(tuple(options.by), tuple(options.allow), tuple(options.apart), options.baseline)
+    blocks = summarise(found, choices)
     layout = layouts.brief if options.layout == "brief" else layouts.long
     tables = layout(blocks, numbers, options.checkpoint == "best", found.left_out)
     if options.format in ("csv", "json"):

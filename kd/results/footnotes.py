@@ -36,6 +36,8 @@ def about(block: Block) -> list[str]:
             f"No label of the split contains {', '.join(names)}: runs that predict them all the same count them 0 in mIoU"
         )
     lines += block.gains
+    if block.apart:
+        lines.append(f"Rows of their own: {', '.join(block.apart)}")
     if block.allowed:
         lines.append(f"Allowed to differ between rows: {', '.join(block.allowed)}")
     return lines

@@ -24,12 +24,14 @@ SAME_TEACHER = {"teacher.path", "teacher.cache", "teacher.logits.path", "teacher
 @dataclass(frozen=True)
 class Choices:
     """``by``: dotted keys that make blocks of their own. ``allow``: dotted keys in which the rows of a block may differ.
+    ``apart``: dotted keys by which rows are told apart, such as the steps of a baseline that got longer than the others.
 
     ``baseline`` is the label of the row that the others are compared with (default: plain cross-entropy).
     """
 
     by: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     baseline: str | None = None
 
 
@@ -66,6 +68,7 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
     """
     _check_keys(runs, choices.allow, "--allow")
     _check_keys(runs, choices.by, "--by")
+    _check_keys(runs, choices.apart, "--apart")
     families: dict[tuple[str, str, str], list[Run]] = {}
     learnt = [run for run in runs if any(only_tokens_of(run, other) for other in runs)]
     for run in runs:
@@ -134,17 +137,18 @@ def _learnt_from_the_same(one: Run, other: Run) -> bool:
 
 
 def _block(names: tuple[str, str, str], teacher: str | None, family: list[Run], helpers: list[Run], choices: Choices) -> Group:
-    rows = named_rows(family, choices.allow)
+    rows = named_rows(family, choices.allow, choices.apart)
     baseline = _baseline(rows, choices.baseline)
     first = rows[baseline][0] if baseline else family[0]
     matched = _cost_the_same(family)
-    allow = (*choices.allow, "schedule.steps") if matched else choices.allow
+    allow = (*choices.allow, *choices.apart)
+    free = (*allow, "schedule.steps") if matched else allow
     for run in family:
-        _agree(first, run, [part for part in COMPARED if part != "teacher"], allow)
+        _agree(first, run, [part for part in COMPARED if part != "teacher"], free)
     taught = [run for run in family if run.recipe.get("teacher")]
     for run in taught:
-        _agree(taught[0], run, ["teacher"], choices.allow)
-        _same_weights(taught[0], run, choices.allow)
+        _agree(taught[0], run, ["teacher"], allow)
+        _same_weights(taught[0], run, allow)
     for runs in rows.values():
         _once(runs)
     ours = [run for run in helpers if any(is_teacher_of(run, other) for other in taught)]
@@ -178,7 +182,7 @@ def _agree(one: Run, other: Run, parts: Sequence[str], allow: tuple[str, ...]) -
             f"{one.folder} and {other.folder} do not compare: {part} differs "
             f"({listed or f'not in recipe.yaml; they were run by the revisions {revisions}'}). Rows of one table share data, "
             "augmentation, student, teacher, schedule and evaluation. Give fewer directories, "
-            f"--by {key} for a table each, or --allow {key} to mix them and have the table say so"
+            f"--by {key} for a table each, --apart {key} for a row each, or --allow {key} to mix them and have the table say so"
         )
 
 

@@ -24,14 +24,15 @@ Words = Mapping[str, str]
 """Axes to the values that a row was asked for by."""
 
 
-def named_rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[Run]]:
+def named_rows(family: Sequence[Run], allow: tuple[str, ...], apart: tuple[str, ...] = ()) -> dict[str, list[Run]]:
     """Runs by the name of their row, sorted by seed.
 
-    Rows of one name that differ get the axes in which they do into their names, else the keys of their recipes.
+    Rows of one name that differ get the axes in which they do into their names, else the keys of their recipes. Those of
+    ``apart`` tell rows apart as what makes a row does.
     """
     variants: dict[str, list[Run]] = {}
     for run in family:
-        variants.setdefault(_identity(run, allow), []).append(run)
+        variants.setdefault(_identity(run, allow, apart), []).append(run)
     rows = [(runs, _asked(runs)) for runs in variants.values()]
     own = [axis for axis in _varying([words for _, words in rows]) if "." not in axis]
     names: dict[str, list[tuple[list[Run], Words]]] = {}
@@ -39,23 +40,32 @@ def named_rows(family: Sequence[Run], allow: tuple[str, ...]) -> dict[str, list[
         names.setdefault(_name(runs, words, own) + unlabelled(runs[0].recipe) + _cached(runs[0]), []).append((runs, words))
     found: dict[str, list[Run]] = {}
     for name, alike in names.items():
-        for told, (runs, _) in zip(_told(alike, allow), alike, strict=True):
+        for told, (runs, _) in zip(_told(alike, allow, apart), alike, strict=True):
             label = f"{name} ({told})" if told else name
             label = f"{label}, {runs[0].fingerprint}" if label in found else label
             found[label] = sorted(runs, key=lambda run: run.seed)
     return found
 
 
-def _identity(run: Run, allow: tuple[str, ...]) -> str:
+def _identity(run: Run, allow: tuple[str, ...], apart: tuple[str, ...]) -> str:
     """A text that is the same for runs of one row."""
     marks = []
     for part in ROW:
-        leaves = dict(flat(run.recipe.get(part), part))
+        leaves = _leaves(run, (part,))
         free = [key for key in leaves if covers(allow, key)]
         rest = {key: _run_named_by(value) for key, value in leaves.items() if key not in free}
         told = rest == leaves  # else the part's fingerprint says where something lies, or counts what is allowed to differ
         marks.append(run.parts[part] if told else json.dumps(rest, sort_keys=True, default=str))
-    return " ".join(marks) + _cached(run)
+    told = {key: value for key, value in _leaves(run, _parts(apart)).items() if covers(apart, key)}
+    return " ".join([*marks, json.dumps(told, sort_keys=True, default=str)]) + _cached(run)
+
+
+def _parts(apart: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(key.partition(".")[0] for key in apart))
+
+
+def _leaves(run: Run, parts: tuple[str, ...]) -> dict[str, Any]:
+    return dict(leaf for part in parts for leaf in flat(run.recipe.get(part), part))
 
 
 def _cached(run: Run) -> str:
@@ -99,7 +109,7 @@ def _name(runs: Sequence[Run], words: Words, own: Sequence[str]) -> str:
     return method[0] if method else ", ".join(labels) or row_label(runs[0].recipe)
 
 
-def _told(alike: Sequence[tuple[list[Run], Words]], allow: tuple[str, ...]) -> list[str]:
+def _told(alike: Sequence[tuple[list[Run], Words]], allow: tuple[str, ...], apart: tuple[str, ...]) -> list[str]:
     """What rows of one name differ in; nothing where there is one."""
     if len(alike) == 1:
         return [""]
@@ -107,10 +117,12 @@ def _told(alike: Sequence[tuple[list[Run], Words]], allow: tuple[str, ...]) -> l
     texts = [", ".join(f"{axis}={words[axis]}" for axis in axes if axis in words) for _, words in alike]
     if all(texts) and len(set(texts)) == len(texts):
         return texts
-    recipes = [runs[0].recipe for runs, _ in alike]
-    keys = dict.fromkeys(key for recipe in recipes for key in differing(recipes[0], recipe, ROW) if not covers(allow, key))
-    leaves = [dict(leaf for part in ROW for leaf in flat(recipe.get(part), part)) for recipe in recipes]
-    return [", ".join(f"{key}={shortened(values.get(key))}" for key in keys) for values in leaves]
+    parts = (*ROW, *_parts(apart))
+    first, *others = [runs[0] for runs, _ in alike]
+    keys = dict.fromkeys(key for run in others for key in differing(first.recipe, run.recipe, parts) if not covers(allow, key))
+    shown = [key for key in keys if key.partition(".")[0] in ROW or covers(apart, key)]
+    leaves = [_leaves(runs[0], parts) for runs, _ in alike]
+    return [", ".join(f"{key}={shortened(values.get(key))}" for key in shown) for values in leaves]
 
 
 def shortened(value: Any) -> str:

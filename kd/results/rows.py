@@ -79,6 +79,7 @@ class Block:
     images: int | None
     doubts: tuple[str, ...]
     allowed: tuple[str, ...]
+    apart: tuple[str, ...] = ()
     no_teacher: str = ""
     gains: tuple[str, ...] = ()
 
@@ -136,7 +137,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
     doubts += [why_elsewhere(run, one.rows) for run in one.elsewhere]
     no_teacher = "" if teacher else why_no_teacher(one.rows, one.elsewhere, found)
     gained = tuple(gains(one.rows, lambda ours, theirs: _delta(ours, theirs, draws)))
-    return Block(one, rows, teacher, images, tuple(doubts), choices.allow, no_teacher, gained)
+    return Block(one, rows, teacher, images, tuple(doubts), choices.allow, choices.apart, no_teacher, gained)
 
 
 def _lacks(runs: Sequence[Run], unfinished: Iterable[tuple[str, Any]]) -> bool:
