@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from kd.commands import _comparison
+
 EPILOG = """examples:
   kd report runs/sweeps/shapes_demo
   kd report runs/camvid runs/voc --output camvid_voc.html --title "CamVid and VOC"
@@ -22,11 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", type=Path, metavar="DIR", help="run directories, or folders of them")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in DIR, or in what several lie in")
     parser.add_argument("--title", default="", help="of the page (default: the data sets)")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: shown beside the last one")
-    parser.add_argument("--baseline", metavar="LABEL", help="the row to compare with (default: cross-entropy alone)")
-    parser.add_argument("--by", action="append", default=[], metavar="KEY", help="a block for each value, e.g. schedule.steps")
-    parser.add_argument("--apart", action="append", default=[], metavar="KEY", help="a row for each value, e.g. schedule.steps")
-    parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="rows may differ here; the table says so")
+    _comparison.configure(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,7 +33,6 @@ def run(options: argparse.Namespace) -> None:
     from kd.files import write_whole
     from kd.report.page import page
     from kd.results.footnotes import title
-    from kd.results.groups import Choices
     from kd.results.published import load_published
     from kd.results.rows import summarise
     from kd.results.runs import load_runs
@@ -46,8 +43,7 @@ def run(options: argparse.Namespace) -> None:
     if output.is_dir():
         raise InputError(f"--output {output}: is a directory; name a file in it, e.g. {output}/report.html")
     found, numbers = load_runs(options.paths), load_published()
-    choices = Choices(tuple(options.by), tuple(options.allow), tuple(options.apart), options.baseline)
-    blocks = summarise(found, choices)
+    blocks = summarise(found, _comparison.choices(options))
     for block in blocks:
         print(f"{title(block)}: {len(block.rows)} rows, {sum(len(row.runs) for row in block.rows)} runs")
     text = page(blocks, numbers, found.left_out, options.title, options.checkpoint == "best")

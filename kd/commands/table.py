@@ -6,10 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from kd.commands import _comparison
+
 EPILOG = """examples:
   kd table runs/camvid_small
   kd table runs/camvid runs/voc --layout brief --format latex
   kd table runs/camvid --by schedule.steps              # a block for each length of training
+  kd table runs/camvid --apart schedule.steps --baseline 'ce (schedule.steps=1500)'   # what the time would have bought
   kd table runs/camvid --update README.md --name camvid   # between <!-- table:camvid --> and <!-- /table -->
   kd table --published                                  # the benchmark table of the literature
   kd table --published --all-methods                    # with newer methods, further networks and test images
@@ -26,11 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
     parser.add_argument("--layout", choices=("long", "brief"), default="long", help="a row a method, or a column a method")
     parser.add_argument("--format", choices=("markdown", "latex", "csv", "json"), default="markdown")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="best: shown beside the last one")
-    parser.add_argument("--baseline", metavar="LABEL", help="the row to compare with (default: cross-entropy alone)")
-    parser.add_argument("--by", action="append", default=[], metavar="KEY", help="a block for each value, e.g. schedule.steps")
-    parser.add_argument("--apart", action="append", default=[], metavar="KEY", help="a row for each value, e.g. schedule.steps")
-    parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="rows may differ here; the table says so")
+    _comparison.configure(parser)
     parser.add_argument("--published", action="store_true", help="the published benchmark table instead of runs")
     parser.add_argument("--all-methods", action="store_true", help="of --published: newer methods and networks too")
     parser.add_argument("--update", type=Path, metavar="FILE", help="write into this file, between its markers")
@@ -70,7 +69,6 @@ def published(options: argparse.Namespace) -> str:
 def measured(options: argparse.Namespace) -> str:
     """The table of the runs."""
     from kd.results import layouts
-    from kd.results.groups import Choices
     from kd.results.published import load_published
     from kd.results.records import records
     from kd.results.render import written
@@ -78,8 +76,7 @@ def measured(options: argparse.Namespace) -> str:
     from kd.results.runs import load_runs
 
     found, numbers = load_runs(options.paths), load_published()
-    choices = Choices(tuple(options.by), tuple(options.allow), tuple(options.apart), options.baseline)
-    blocks = summarise(found, choices)
+    blocks = summarise(found, _comparison.choices(options))
     layout = layouts.brief if options.layout == "brief" else layouts.long
     tables = layout(blocks, numbers, options.checkpoint == "best", found.left_out)
     if options.format in ("csv", "json"):

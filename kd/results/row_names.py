@@ -56,8 +56,8 @@ def _identity(run: Run, allow: tuple[str, ...], apart: tuple[str, ...]) -> str:
         rest = {key: _run_named_by(value) for key, value in leaves.items() if key not in free}
         told = rest == leaves  # else the part's fingerprint says where something lies, or counts what is allowed to differ
         marks.append(run.parts[part] if told else json.dumps(rest, sort_keys=True, default=str))
-    told = {key: value for key, value in _leaves(run, _parts(apart)).items() if covers(apart, key)}
-    return " ".join([*marks, json.dumps(told, sort_keys=True, default=str)]) + _cached(run)
+    own = {key: value for key, value in _leaves(run, _parts(apart)).items() if covers(apart, key)}
+    return " ".join([*marks, json.dumps(own, sort_keys=True, default=str)]) + _cached(run)
 
 
 def _parts(apart: tuple[str, ...]) -> tuple[str, ...]:
