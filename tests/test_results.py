@@ -145,7 +145,8 @@ def test_what_is_unfinished_or_damaged_is_named(tmp_path: Path) -> None:
     found = load_runs([tmp_path])
     assert len(found.left_out) == 6
     assert found.left_out[0] == (
-        f"3 runs: incomplete, last logged at steps 1 to 3; the commands that began them resume them; first: {tmp_path}/kd/seed0"
+        "3 runs: incomplete; the commands that began them resume them; last logged: "
+        + ", ".join(f"{tmp_path}/kd/seed{seed} at step {step}" for seed, step in ((0, 3), (1, 1), (2, 2)))
     )
     assert (
         "3 files: is damaged (status is missing); restore it, or move the directory away and run anew; "
@@ -563,6 +564,15 @@ def test_a_run_that_only_learnt_tokens_is_no_row(tmp_path: Path) -> None:
     block = only(tmp_path)
     assert [(one.label, one.seeds) for one in block.rows] == [("ce", [0, 1, 2]), ("maskd", [0, 1, 2])]
     assert any(line.startswith(f"{tmp_path}/tokens learnt tokens") for line in block.doubts)
+
+
+def test_nor_is_it_where_those_who_take_the_tokens_are_still_to_come(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    write_run(tmp_path / "tokens", tiny("kd", method={"name": "maskd"}, schedule={"steps": 1}), 10.0)
+    with pytest.raises(ConfigError, match=r"schedule.steps: 6 and 1"):
+        only(tmp_path)
+    (tmp_path / "sweep.json").write_text(json.dumps({"file": {}, "points": {"tokens": {"role": "tokens"}}}))
+    assert [(one.label, one.seeds) for one in only(tmp_path).rows] == [("ce", [0, 1, 2])]
 
 
 def test_a_teacher_alone_is_a_row(tmp_path: Path) -> None:

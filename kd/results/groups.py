@@ -70,7 +70,7 @@ def group(runs: Sequence[Run], choices: Choices) -> list[Group]:
     _check_keys(runs, choices.by, "--by")
     _check_keys(runs, choices.apart, "--apart")
     families: dict[tuple[str, str, str], list[Run]] = {}
-    learnt = [run for run in runs if any(only_tokens_of(run, other) for other in runs)]
+    learnt = [run for run in runs if run.role == "tokens" or any(only_tokens_of(run, other) for other in runs)]
     for run in runs:
         if run in learnt:
             continue

@@ -110,6 +110,7 @@ class Environment(Open):
 class Planned(Open):
     """A point as its sweep has noted it."""
 
+    role: Word = ""
     choices: dict[Word, Word] = {}
     budget_steps: Count | None = None
     calibrated_seconds_per_step: Amount | None = None

@@ -19,7 +19,7 @@ from kd.metrics.scores import dataset_mean
 from kd.plain_yaml import load_yaml
 from kd.recipe.schema import IDENTITY, NOTHING
 from kd.results.result import problem_of
-from kd.results.sweep_points import asked, point_of, unbegun
+from kd.results.sweep_points import asked, listed, point_of, unbegun
 from kd.results.written_recipe import WrittenRecipe
 from kd.sealed import digest, read_sealed
 
@@ -33,6 +33,7 @@ class Run:
     ``plan`` is what a sweep that matched the time of its points noted: ``budget_steps`` before matching, and the
     ``calibrated_seconds_per_step`` that the steps come from. ``agreement`` (with the teacher) is None where ``result.json``
     has none. ``asked`` are the words by which a sweep, or a command line, asked for it: axis to value, neither recipe nor seed.
+    ``role`` is what a sweep wanted it for (student, teacher, tokens); "" without a sweep.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Run:
     agreement: Tree | None = None
     asked: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
+    role: str = ""
 
     def miou(self, checkpoint: str = "last", split: str = "") -> float | None:
         """mIoU (D) in percent on a split (default: the reported one); None where there is no such checkpoint."""
@@ -61,7 +63,7 @@ class Run:
 
 TOLERANCE = 1e-6
 LATER_PARTS = {"unlabelled": NOTHING}  # came when there were runs already
-OPTIONAL = ("folder", "recipe", "plan", "agreement", "asked", "code")
+OPTIONAL = ("folder", "recipe", "plan", "agreement", "asked", "code", "role")
 FIELDS = tuple(name for name in Run.__dataclass_fields__ if name not in OPTIONAL)
 
 
@@ -92,9 +94,8 @@ class Runs:
         """Lines on the runs that no row holds, one for each cause."""
         begun = [str(run) for run in self.incomplete]
         if len(begun) > 1:
-            steps = sorted(run.step for run in self.incomplete)
-            told = f"incomplete, last logged at steps {steps[0]} to {steps[-1]}; the commands that began them resume them"
-            begun = [f"{len(begun)} runs: {told}; first: {self.incomplete[0].folder}"]
+            told = [f"{run.folder} at step {run.step}" for run in self.incomplete]
+            begun = [f"{len(begun)} runs: incomplete; the commands that began them resume them; last logged: {listed(told)}"]
         return begun + grouped(self.damaged, "files") + self.waiting
 
 
@@ -158,6 +159,7 @@ def _finished(folder: Path) -> Run:
         agreement=result.get("agreement"),
         code=result.get("code") or {},
         asked=asked(point, result),
+        role=point.get("role", ""),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,13 @@ def unbegun(path: Path) -> Iterator[str]:
                 waiting.setdefault(called, []).append(seed)
         if waiting:
             names = [called + (f" (seed {', '.join(seeds)})" if all(seeds) else "") for called, seeds in waiting.items()]
-            shown = ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
             count = sum(map(len, waiting.values()))
-            yield f"{record.parent}: {count} of the {len(points)} points of its sweep have not begun: {shown}"
+            yield f"{record.parent}: {count} of the {len(points)} points of its sweep have not begun: {listed(names)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in one line, so many that it can be read."""
+    return ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
 
 
 def _points(record: Path) -> Mapping[str, Any]:
