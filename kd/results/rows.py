@@ -133,8 +133,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
     rows.sort(key=lambda row: (row.label != one.baseline, rank(row.runs[0].recipe)))
     teacher = _row("teacher", one.teachers, None, (None, False), ()) if one.teachers else None
     images = len(tables[0]) if tables else None
-    doubts += [doubt] if doubt else []
-    doubts += [why_elsewhere(run, one.rows) for run in one.elsewhere]
+    doubts += [line for line in (doubt, *(why_elsewhere(run, one.rows) for run in one.elsewhere)) if line]
     no_teacher = "" if teacher else why_no_teacher(one.rows, one.elsewhere, found)
     gained = tuple(gains(one.rows, lambda ours, theirs: _delta(ours, theirs, draws)))
     return Block(one, rows, teacher, images, tuple(doubts), choices.allow, choices.apart, no_teacher, gained)
