@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kd.config import ConfigError, InputError
 from kd.files import at_home
+from kd.networks.phases import train_by_phases
 from kd.networks.timm_weights import fetched, overlay, read_into
 
 WISHES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
@@ -85,6 +86,7 @@ def build_backbone(config: Any) -> Any:
         )
     if isinstance(pretrained, str):
         read_into(network, name, at_home(pretrained), config.pretrained_bgr)
+    train_by_phases(network)
     return network
 
 
