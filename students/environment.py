@@ -23,7 +23,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        "device": torch.cuda.get_device_name(device)
+        if cuda
+        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "device_type": device.type,
         "processes": world_size(),
         "threads": torch.get_num_threads(),

@@ -788,8 +788,9 @@ def test_two_plain_baselines_are_a_question(tmp_path: Path) -> None:
 
 def test_flags(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0, curve=[(3, 40.0), (6, 41.5)])
-    write_run(tmp_path / "kd" / "seed0", tiny("kd"), 53.0, teacher=52.0, environment={"device": "other"})
-    write_run(tmp_path / "kd" / "seed9", tiny("kd", seed=9), 53.0, teacher=52.0)
+    elsewhere = {"device": "other"}
+    write_run(tmp_path / "kd" / "seed0", tiny("kd"), 53.0, teacher=52.0, environment=elsewhere)
+    write_run(tmp_path / "kd" / "seed9", tiny("kd", seed=9), 53.0, teacher=52.0, environment=elsewhere)
     begin(tmp_path / "kd" / "seed1", tiny("kd", seed=1))
     block = only(tmp_path)
     assert row(block, "ce").flags == ("under-trained",)
@@ -856,3 +857,17 @@ def test_a_run_from_before_has_todays_miou(tmp_path: Path) -> None:
     result["last"]["test"]["mIoU_labelled"] = 50.0  # written by today's code
     (folder / "result.json").write_text(json.dumps(result))
     assert "its mIoU on test is 50.00, that of counts.npz 25.00" in load_runs([folder]).damaged[0]
+
+
+def test_step_times_are_compared_on_machines_of_one_kind(tmp_path: Path) -> None:
+    """Of a baseline and a method of three seeds each, the last ones of both on a machine twice as slow."""
+    slow = {"device": "x86_64 AVX2"}
+    for seed, place, factor in ((0, {}, 1.0), (1, {}, 1.0), (2, slow, 2.0)):
+        for kind, seconds in (("ce", 1.0), ("kd", 1.5)):
+            recipe = tiny(kind, seed=seed)
+            write_run(
+                tmp_path / kind / f"seed{seed}", recipe, 50.0, environment=place, cost={"seconds_per_step": seconds * factor}
+            )
+    assert row(only(tmp_path), "kd").ratio == pytest.approx(1.5)
+    write_run(tmp_path / "jml_kd" / "seed2", tiny("jml_kd", seed=2), 50.0, environment=slow, cost={"seconds_per_step": 2.2})
+    assert row(only(tmp_path), "jml_kd").ratio == pytest.approx(1.1)

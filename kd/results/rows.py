@@ -13,6 +13,7 @@ from kd.files import grouped
 from kd.metrics.counts import Counts
 from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
+from kd.results.costs import mean_cost, step_ratio
 from kd.results.gains import gains
 from kd.results.groups import Choices, Group, group
 from kd.results.holm import survivors
@@ -31,7 +32,7 @@ FLAGS = {
     f"{TAIL:.0%} of its steps (mean over seeds): train all rows for longer before believing a Δ",
     "other seeds": "not the baseline's seeds: Δ is that of the shared ones, or of all, unpaired, if none is shared",
     "teacher below student": "the teacher's mIoU on the selecting split is below this row's",
-    "other machine": "timed on another device, or with other numbers of processes or threads, than the baseline: no ratio",
+    "other machine": "timed on other devices, or with other numbers of processes or threads, than the baseline: no ratio",
     "incomplete": "seeds of this row have begun and not ended",
     "other code": "its runs' own classes were not the same code: the file of the method has changed in between",
     "no counts": "counts.npz is missing or damaged: no interval",
@@ -122,7 +123,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "under-trained": label == one.baseline and risen > RISE,
             "other seeds": baseline is not None and [run.seed for run in runs] != [run.seed for run in baseline],
             "teacher below student": _above_teacher(runs),
-            "other machine": baseline is not None and _machine(runs) != _machine(baseline),
+            "other machine": baseline is not None and step_ratio(runs, baseline) is None,
             "incomplete": _lacks(runs, unfinished),
             "other code": len({tuple(sorted(run.code.items())) for run in runs}) > 1,
             "no counts": any(str(run.folder) not in draws for run in runs) and baseline is not None,
@@ -155,8 +156,6 @@ def _row(
     mean, std = statistics([run.miou() for run in runs])
     best, best_std = statistics([run.miou("best") for run in runs])
     assert mean is not None, "runs without a number are damaged"
-    seconds = _mean_cost(runs, "seconds_per_step")
-    alike = baseline is not None and _machine(runs) == _machine(baseline)
     delta, stands = compared
     return Row(
         label=label,
@@ -167,10 +166,10 @@ def _row(
         best_std=best_std,
         delta=delta,
         stands=stands,
-        seconds_per_step=seconds,
-        ratio=seconds / _mean_cost(baseline, "seconds_per_step") if alike and baseline else None,
+        seconds_per_step=mean_cost(runs, "seconds_per_step"),
+        ratio=step_ratio(runs, baseline),
         memory_mb=max(run.cost["peak_memory_mb"] for run in runs),
-        hours=_mean_cost(runs, "accelerator_hours"),
+        hours=mean_cost(runs, "accelerator_hours"),
         steps=max(run.steps for run in runs),
         flags=flags,
     )
@@ -182,10 +181,6 @@ def statistics(values: Sequence[float | None]) -> tuple[float | None, float | No
     if not known or len(known) < len(values):
         return None, None
     return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None
-
-
-def _mean_cost(runs: Sequence[Run], key: str) -> float:
-    return float(np.mean([run.cost[key] for run in runs]))
 
 
 def _counts(runs: Iterable[Run]) -> tuple[dict[str, Counts], list[str]]:
@@ -221,12 +216,6 @@ def _above_teacher(runs: Sequence[Run]) -> bool:
     known = [(run.miou(split=run.selected_on), (run.teacher or {}).get("mIoU")) for run in runs]
     gaps = [ours - theirs for ours, theirs in known if ours is not None and theirs is not None]
     return bool(gaps) and float(np.mean(gaps)) > 0
-
-
-def _machine(runs: Sequence[Run]) -> set[Any]:
-    """What the times of a row were measured on; threads matter on a CPU only."""
-    places = [run.environment for run in runs]
-    return {(place["device"], place["processes"], place["device_type"] == "cpu" and place["threads"]) for place in places}
 
 
 def _rise(baseline: Sequence[Run]) -> tuple[float, str]:
