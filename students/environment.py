@@ -19,18 +19,20 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pydantic")
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device, number of processes and threads, revision of the source."""
-    cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
-        "device": torch.cuda.get_device_name(device)
-        if cuda
-        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "device_type": device.type,
         "processes": world_size(),
         "threads": torch.get_num_threads(),
         "revision": revision(),
     }
+
+
+def _processor() -> str:
+    """Of one architecture, CPUs of other instruction sets differ in speed by two."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _version(package: str) -> str | None:

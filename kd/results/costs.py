@@ -20,11 +20,10 @@ def step_ratio(runs: Sequence[Run], baseline: Sequence[Run] | None) -> float | N
 
     A kind of machine is a device and numbers of processes and, on a CPU, threads.
     """
-    kinds = {kind: [run for run in baseline or () if _kind(run) == kind] for kind in map(_kind, runs)}
-    pairs = [
-        (run.cost["seconds_per_step"], mean_cost(kinds[_kind(run)], "seconds_per_step")) for run in runs if kinds[_kind(run)]
-    ]
-    return sum(ours for ours, _ in pairs) / sum(theirs for _, theirs in pairs) if pairs else None
+    kinds = {kind: [other for other in baseline or () if _kind(other) == kind] for kind in map(_kind, runs)}
+    timed = [run for run in runs if kinds[_kind(run)]]
+    theirs = sum(mean_cost(kinds[_kind(run)], "seconds_per_step") for run in timed)
+    return sum(run.cost["seconds_per_step"] for run in timed) / theirs if timed else None
 
 
 def _kind(run: Run) -> Any:
