@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from kd.networks import folding
 from kd.networks.build import build_network
 from kd.networks.folding import fold
 from kd.types import Outputs
@@ -112,3 +115,64 @@ def test_a_norm_with_an_activation_leaves_it() -> None:
 def test_a_network_in_train_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train mode.*\.eval\(\)"):
         fold(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+
+
+class Pair(nn.Module):
+    """Which norm follows depends on what is told; the tensor's value is read as the program runs."""
+
+    def __init__(self, first: bool = True, flag: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.conv, self.one, self.other = first, nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.register_buffer("flag", torch.tensor(flag))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.one if self.first and self.flag > 0 else self.other
+        return norm(self.conv(x)).relu()
+
+
+def found(module: nn.Module) -> list[str]:
+    """The norms that were folded."""
+    there = [name for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    fold(module.eval())
+    return [name for name in there if not isinstance(module.get_submodule(name), nn.BatchNorm2d)]
+
+
+def test_a_network_is_read_once_however_its_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "_KNOWN", {})
+    assert found(Pair()) == ["one"]
+    monkeypatch.delattr(folding, "_pairs")
+    module, x = stirred(Pair()), torch.randn(2, 3, 5, 5)
+    module.one.num_batches_tracked += 7
+    before = module(x)
+    assert found(module) == ["one"]
+    torch.testing.assert_close(module(x), before)
+
+
+def swapped(self: Pair, x: Tensor) -> Tensor:
+    return self.other(self.conv(x))
+
+
+def again(forward: Any) -> nn.Module:
+    """Of a class that has the name of the one before, as in a notebook whose cell ran twice."""
+    globals()["Again"] = type("Again", (Pair,), {"__module__": __name__, "forward": forward})
+    return globals()["Again"]()
+
+
+def shared() -> nn.Module:
+    conv = nn.Conv2d(3, 3, 1)
+    return nn.Sequential(conv, nn.BatchNorm2d(3), conv, nn.BatchNorm2d(3))
+
+
+def unwritable() -> nn.Module:
+    module: Any = Pair()
+    module.note = lambda: None
+    return module
+
+
+def test_a_network_that_differs_in_anything_else_is_read_anew() -> None:
+    assert found(Pair()) == ["one"]
+    assert found(Pair(first=False)) == found(Pair(flag=-1.0)) == ["other"]
+    assert found(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))) == ["1", "3"]
+    assert found(shared()) == []
+    assert (found(again(Pair.forward)), found(again(swapped))) == (["one"], ["other"])
+    assert found(unwritable()) == found(unwritable()) == ["one"]
