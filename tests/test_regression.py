@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,19 @@ def test_runs_are_compared_with_the_file(tmp_path: Path, capsys: pytest.CaptureF
         for seed in range(3):
             write_run(tmp_path / folder / f"ce{seed}", tiny(seed=seed), 50.0 + seed / 10)
             write_run(tmp_path / folder / f"kd{seed}", tiny("kd", seed=seed), 50.0 + gain + seed / 10)
+    for seed in range(3):
+        write_run(tmp_path / "old" / f"jml{seed}", tiny("jml_kd", seed=seed), 53.0 + seed / 10)
     file = tmp_path / "results" / "table.json"
     assert main(str(tmp_path / "old"), str(file)) == 1
     assert "--update writes the first rows" in capsys.readouterr().out
     assert main(str(tmp_path / "old"), str(file), "--update") == 0
     assert "| kd | 54.10 ± 0.10 | 3 | +4.00 ⇑ |" in capsys.readouterr().out
     assert main(str(tmp_path / "old"), str(file)) == 0
-    assert "2 rows: none has moved" in capsys.readouterr().out
+    assert "3 rows: none has moved" in capsys.readouterr().out
     assert main(str(tmp_path / "new"), str(file)) == 1
     assert capsys.readouterr().out.startswith("kd: 51.10 ± 0.10 (3 seeds), was 54.10")
+    assert main(str(tmp_path / "new"), str(file), "--update") == 0
+    told = capsys.readouterr().out
+    assert "| kd | 51.10 ± 0.10 | 3 | +1.00 ⇑ |" in told
+    assert "| jml_kd | 53.10 ± 0.10 | 3 |" in told
+    assert [one["row"] for one in json.loads(file.read_text())] == ["ce", "kd", "jml_kd"]
