@@ -37,8 +37,8 @@ PAGE = """# Every method on procedural images
 `kd sweep regression`: {pair}, {steps} steps of the student, {seeds} seeds, {images} test images. It says whether the toolkit
 computes what it computed before (`make regression`), and how the methods stand on images that can be drawn anywhere; not how
 they stand on photographs. Δ, its 95 % interval over images and seeds, and marks are those of `kd table`; p belongs to that
-interval, before Holm's correction, which decides on ⇑ and ⇓. Every method has its published weights, and none was tuned to these
-images; costs are not shown, as the runs shared their machine with other work.
+interval, before Holm's correction, which decides on ⇑ and ⇓. Every method has its published weights, none was tuned to these
+images. Costs are not shown: the runs shared their machine with other work.
 
 {table}"""
 
@@ -80,13 +80,14 @@ def _told(record: Record) -> str:
 
 def table(kept: Sequence[Record]) -> str:
     """The committed rows in Markdown."""
-    lines = ["| row | mIoU, test | n | Δ | 95 % | p |", "|---|---|---|---|---|---|"]
+    lines = ["| row | mIoU, test | n | Δ | 95 % | p | flags |", "|---|---|---|---|---|---|---|"]
     for one in kept:
         mark = arrow(one["delta_sign"] or 0, one["delta_stands"])
         bounds = "-" if one["delta_low"] is None else f"[{one['delta_low']:+.2f}, {one['delta_high']:+.2f}]"
         delta = "-" if one["delta"] is None else f"{one['delta']:+.2f}{mark}"
         p = "-" if one["delta_p"] is None else f"{one['delta_p']:.2g}"
-        lines.append(f"| {one['row']} | {spread(one['miou'], one['miou_std'])} | {one['n']} | {delta} | {bounds} | {p} |")
+        miou, flags = spread(one["miou"], one["miou_std"]), ", ".join(one["flags"])
+        lines.append(f"| {one['row']} | {miou} | {one['n']} | {delta} | {bounds} | {p} | {flags} |")
     return "\n".join(lines) + "\n"
 
 
