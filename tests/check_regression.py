@@ -86,7 +86,7 @@ def table(kept: Sequence[Record]) -> str:
         bounds = "-" if one["delta_low"] is None else f"[{one['delta_low']:+.2f}, {one['delta_high']:+.2f}]"
         delta = "-" if one["delta"] is None else f"{one['delta']:+.2f}{mark}"
         p = "-" if one["delta_p"] is None else f"{one['delta_p']:.2g}"
-        miou, flags = spread(one["miou"], one["miou_std"]), ", ".join(one["flags"])
+        miou, flags = spread(one["miou"], one["miou_std"]), ", ".join(one["flags"]) or "-"
         lines.append(f"| {one['row']} | {miou} | {one['n']} | {delta} | {bounds} | {p} | {flags} |")
     return "\n".join(lines) + "\n"
 

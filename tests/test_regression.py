@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from check_regression import chance, main, moved
+from check_regression import chance, main, moved, page
 from helpers_results import write_run
 from scipy import stats
 from tiny import tiny
+
+from kd.recipe.schema import Recipe, fingerprint
+from kd.sweep.points import expand
+from kd.sweep.schema import read_sweep
+
+FILE = Path(__file__).parent.parent / "recipes" / "shapes" / "results" / "regression.json"
 
 
 def row(miou: float, std: float | None = 0.5, n: int = 5, name: str = "kd") -> dict[str, Any]:
@@ -62,3 +68,28 @@ def test_runs_are_compared_with_the_file(tmp_path: Path, capsys: pytest.CaptureF
     assert "| kd | 51.10 ± 0.10 | 3 | +1.00 ⇑ |" in told
     assert "| jml_kd | 53.10 ± 0.10 | 3 |" in told
     assert [one["row"] for one in json.loads(file.read_text())] == ["ce", "kd", "jml_kd"]
+
+
+# ------------------------------------------------------------------------------------------- the committed rows
+
+
+def committed() -> dict[str, dict[str, Any]]:
+    return {one["row"]: one for one in json.loads(FILE.read_text(encoding="utf-8"))}
+
+
+def test_the_committed_rows_are_of_todays_sweep(tmp_path: Path) -> None:
+    """Else a recipe changes and leaves rows behind with which nothing can be compared any more."""
+    recipes: dict[str, list[Recipe]] = {}
+    for point in expand(read_sweep("regression"), tmp_path):
+        if point.role == "student":
+            recipes.setdefault(point.choices["method"], []).append(point.recipe)
+    for name, row in committed().items():
+        parts = {part: fingerprint(recipes[name][0], [part]) for part in row["parts"]}
+        assert parts == row["parts"], f"{name} is another recipe now: train it and the baseline, then --update"
+        assert row["seeds"] == [recipe.seed for recipe in recipes[name]]
+        assert not {"incomplete", "other seeds"} & set(row["flags"])
+
+
+def test_the_committed_page_shows_the_committed_rows() -> None:
+    rows = list(committed().values())
+    assert FILE.with_suffix(".md").read_text(encoding="utf-8") == page(rows)
