@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from check_regression import chance, main, moved, page
+from check_regression import chance, main, moved, page, table
 from helpers_results import write_run
 from scipy import stats
 from tiny import tiny
@@ -93,3 +93,10 @@ def test_the_committed_rows_are_of_todays_sweep(tmp_path: Path) -> None:
 def test_the_committed_page_shows_the_committed_rows() -> None:
     rows = list(committed().values())
     assert FILE.with_suffix(".md").read_text(encoding="utf-8") == page(rows)
+
+
+def test_marks_are_corrected_for_all_rows_whenever_they_were_trained() -> None:
+    found: dict[str, Any] = {"delta": 2.0, "delta_low": 1.0, "delta_high": 3.0, "delta_sign": 1, "flags": []}
+    rows = [row(50, name=name) | found | {"delta_p": p} for name, p in (("kd", 0.03), ("cwd", 0.04), ("at", 0.001))]
+    assert [line.count("⇑") for line in table(rows[:1]).splitlines()[2:]] == [1]
+    assert [line.count("⇑") for line in table(rows).splitlines()[2:]] == [0, 0, 1]

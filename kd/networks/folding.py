@@ -35,12 +35,11 @@ def fold(module: nn.Module) -> int:
     if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
         return 0
     program = _program(module)
-    pairs = _KNOWN.get(program) if program else None
+    pairs = _KNOWN.get(program)
     if pairs is None:
-        twin = _twin(module)
-        names = {part: name for name, part in twin.named_modules()}
-        pairs = {names[norm]: names[conv] for norm, conv in _pairs(twin, set())}
-        _KNOWN.update({program: pairs} if program else {})
+        pairs = _named_pairs(module)
+        if program:
+            _KNOWN[program] = pairs
     for norm, conv in pairs.items():
         _scale(module.get_submodule(conv), module.get_submodule(norm))
         module.set_submodule(norm, _rest(module.get_submodule(norm)))
@@ -54,6 +53,12 @@ def resting(module: M, channels_last: bool = True) -> M:
     if channels_last:
         twin.to(memory_format=torch.channels_last)
     return twin
+
+
+def _named_pairs(module: nn.Module) -> dict[str, str]:
+    twin = _twin(module)
+    names = {part: name for name, part in twin.named_modules()}
+    return {names[norm]: names[conv] for norm, conv in _pairs(twin, set())}
 
 
 def _twin(module: nn.Module) -> nn.Module:
