@@ -83,6 +83,7 @@ def test_the_committed_rows_are_of_todays_sweep(tmp_path: Path) -> None:
     for point in expand(read_sweep("regression"), tmp_path):
         if point.role == "student":
             recipes.setdefault(point.choices["method"], []).append(point.recipe)
+    assert set(committed()) == set(recipes), "each method has a row"
     for name, row in committed().items():
         parts = {part: fingerprint(recipes[name][0], [part]) for part in row["parts"]}
         assert parts == row["parts"], f"{name} is another recipe now: train it and the baseline, then --update"
