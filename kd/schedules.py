@@ -26,7 +26,8 @@ class LearningRateConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """One optimizer. ``head_multiplier`` scales the rate outside the backbone; ``decay_norms`` also decays 1-D parameters."""
+    """One optimizer. ``head_multiplier`` scales the rate outside the backbone, ``method_multiplier`` that of a method's own
+    layers (null: as the heads); ``decay_norms`` also decays 1-D parameters."""
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.02, gt=0)
@@ -35,6 +36,7 @@ class OptimizerConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-4, ge=0)
     head_multiplier: float = Field(default=1.0, gt=0)
+    method_multiplier: float | None = Field(default=None, gt=0)
     decay_norms: bool = False
     learning_rate: LearningRateConfig = LearningRateConfig()
 

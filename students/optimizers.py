@@ -35,11 +35,15 @@ def build_optimizers(objective: Objective, config: OptimizerConfig) -> list[Sche
     """The student's optimizer first, then the players'."""
     players = dict(objective.method.players()) if objective.method is not None else {}
     owned = {id(parameter) for module, _ in players.values() for parameter in module.parameters()}
-    backbone = {id(parameter) for parameter in objective.student.backbone.parameters()}
     rest = [parameter for parameter in objective.parameters() if id(parameter) not in owned]
-    main = [p for p in rest if id(p) in backbone]
-    head = [p for p in rest if id(p) not in backbone]
-    groups = {"backbone": (main, 1.0), "head": (head, config.head_multiplier)}
+    backbone = {id(parameter) for parameter in objective.student.backbone.parameters()}
+    apart = objective.method if config.method_multiplier is not None else None
+    method = {id(parameter) for parameter in apart.parameters()} if apart is not None else set()
+    groups = {
+        "backbone": ([p for p in rest if id(p) in backbone], 1.0),
+        "head": ([p for p in rest if id(p) not in backbone | method], config.head_multiplier),
+        "method": ([p for p in rest if id(p) in method], config.method_multiplier or 1.0),
+    }
     schedules = [Schedule("student", _optimizer(groups, config), config)]
     for name, (module, own) in players.items():
         schedules.append(Schedule(name, _optimizer({name: (module.parameters(), 1.0)}, own), own))

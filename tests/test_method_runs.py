@@ -198,6 +198,17 @@ def test_stages_have_rates_of_their_own(tmp_path: Path) -> None:
     assert not torch.equal(before[key], student.state_dict()[key])
 
 
+@pytest.mark.parametrize(("given", "expected"), [("null", [1.0, 5.0, 5.0]), ("1", [1.0, 5.0, 1.0]), ("0.1", [1.0, 5.0, 0.1])])
+def test_a_method_s_layers_may_have_a_rate_of_their_own(tmp_path: Path, given: str, expected: list[float]) -> None:
+    rates = "schedule.optimizer.head_multiplier=5", f"schedule.optimizer.method_multiplier={given}"
+    trainer, _ = beginning(preset("fitnet", *rates), tmp_path)
+    objective, groups = trainer.objective, trainer.optimizers[0].optimizer.param_groups
+    found = {id(parameter): group["multiplier"] for group in groups for parameter in group["params"]}
+    parts = objective.student.backbone, objective.student.head, objective.method
+    assert [{found[id(parameter)] for parameter in part.parameters()} for part in parts] == [{rate} for rate in expected]
+    assert len(found) == sum(1 for _ in objective.parameters())
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {}

@@ -18,6 +18,7 @@ LATER: Tree = {
     "student.pixels": False,
     "student.normed": False,
     "learning_rate.ends_at": 0.0,
+    "optimizer.method_multiplier": None,
     "predictor.pad": "corner",
     "evaluation.quick": False,
     "teacher.path": None,
