@@ -37,6 +37,7 @@ def build_optimizers(objective: Objective, config: OptimizerConfig) -> list[Sche
     owned = {id(parameter) for module, _ in players.values() for parameter in module.parameters()}
     rest = [parameter for parameter in objective.parameters() if id(parameter) not in owned]
     backbone = {id(parameter) for parameter in objective.student.backbone.parameters()}
+    # without a multiplier of their own they stay in the heads' group, where checkpoints have always had them
     apart = objective.method if config.method_multiplier is not None else None
     method = {id(parameter) for parameter in apart.parameters()} if apart is not None else set()
     groups = {
