@@ -7,11 +7,12 @@ from typing import Any
 from kd import distributed
 from kd.networks.build import save_network
 from kd.recipe.schema import Recipe
+from kd.surge import Surge
 from kd.types import Stage
 from students.environment import peak_memory_mb
 from students.examining.examiner import Examiner
 from students.patience import Patience
-from students.progress import Progress
+from students.progress import Progress, say, short
 from students.tracking.tracker import Tracker
 from students.trainer import Trainer
 from teachers import Teacher
@@ -28,6 +29,7 @@ class Recorder:
         self.window: tuple[int, float, float] | None = None  # steps, seconds, and those waited for data, at the last record
         self.patience = Patience(recipe.run.workers, getattr(recipe.data, "store", "none") is None)
         self.stage: Stage | None = None
+        self.surge, self.warned = Surge(), False
 
     def after(self, trainer: Trainer, terms: dict[str, float]) -> None:
         """Show the step, log it, evaluate when it is time (also after the last step, which may be the best)."""
@@ -40,7 +42,9 @@ class Recorder:
         values = {"loss": sum(weights[name] * value for name, value in terms.items()), **terms}
         self.progress.update(values, images=self.recipe.schedule.batch, lr=trainer.rates["student"])
         if logs:
-            self.tracker.log(self._record(trainer, values), trainer.step)
+            record = self._record(trainer, values)
+            self.tracker.log(record, trainer.step)
+            self._warn_of_surge(trainer.step, values["loss"], record["weighted"])
         if every and (trainer.step % every == 0 or last):
             with self.progress.paused():
                 self._evaluate(trainer)
@@ -79,6 +83,18 @@ class Recorder:
                 "memory_mb": peak_memory_mb(trainer.device),
             },
         }
+
+    def _warn_of_surge(self, step: int, loss: float, weighted: dict[str, float]) -> None:
+        times = self.surge.times(loss, weighted)
+        if times is None or self.warned:
+            return
+        self.warned = True
+        largest = max(weighted, key=lambda name: weighted[name])
+        say(
+            f"WARNING: step {step}: the loss of {short(loss)} is {times:.0f} times the first one logged, most of it {largest} "
+            f"({short(weighted[largest])}): training diverges; lower schedule.optimizer.lr, or method_multiplier beside it for "
+            "the layers that a method trains, or set schedule.clip (told once)"
+        )
 
     def _evaluate(self, trainer: Trainer) -> None:
         scores = self.examiner.during(trainer.network)

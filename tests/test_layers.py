@@ -30,6 +30,7 @@ FLOOR = {
     "kd.schedules",
     "kd.sealed",
     "kd.seeds",
+    "kd.surge",
     "kd.types",
     "kd.visible",
 }

@@ -834,6 +834,29 @@ def test_under_trained(tmp_path: Path, curve: list[tuple[int, float]], flag: boo
     assert any("is unknown: no evaluations at 80% of the steps" in line for line in block.doubts) == doubt
 
 
+@pytest.mark.parametrize(
+    ("losses", "flag"),
+    [
+        ([("ce", 2.0), ("ce", 20.1), ("ce", 1.0)], True),
+        ([("ce", 2.0), ("ce", 1.0), ("ce", 20.0)], False),
+        ([("fake", 0.1), ("ce", 2.0), ("ce", 1.0)], False),  # two stages of a method
+        ([("fake", 0.1), ("ce", 2.0), ("fake", 1.1)], True),
+        ([("ce", 0.0), ("ce", 5.0)], False),
+        ([("ce", -0.1), ("ce", 5.0)], False),
+        ([("ce", None), ("ce", 5.0)], False),
+        ([], False),
+    ],
+)
+def test_diverged(tmp_path: Path, losses: list[tuple[str, float | None]], flag: bool) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path, "kd", 51.0)
+    with (tmp_path / "kd" / "seed1" / "metrics.jsonl").open("w") as file:
+        for step, (term, loss) in enumerate(losses):
+            file.write(json.dumps({"step": step, "train": {"loss": loss}, "terms": {term: loss}}) + "\n")
+    assert row(only(tmp_path), "ce").flags == ()
+    assert row(only(tmp_path), "kd").flags == (("diverged",) if flag else ())
+
+
 def test_a_machines_threads_matter_on_a_cpu_only(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0)
     three(tmp_path, "kd", 51.0, environment={"threads": 4})

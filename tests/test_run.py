@@ -263,6 +263,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_evidence(tmp_path: Path, m
     same(tmp_path / "straight", tmp_path)
 
 
+@pytest.mark.parametrize(("factor", "told"), [(50.0, 1), (5.0, 0)])
+def test_a_loss_that_grows_and_stays_finite_is_told_once(
+    factor: float, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = Trainer.one_step
+
+    def grows(self: Trainer, batches: Any) -> dict[str, float]:
+        return {"ce": 2.0 * (factor if self.step > 3 else 1.0), **dict.fromkeys(original(self, batches).keys() - {"ce"}, 0.1)}
+
+    monkeypatch.setattr(Trainer, "one_step", grows)
+    execute(tiny(schedule={"steps": 6}, run={"log_every": 1}), tmp_path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "training diverges" in line]
+    assert len(lines) == told
+    assert all("WARNING: step 5: the loss of 100 is 49 times" in line for line in lines)
+    assert all("most of it ce (100):" in line for line in lines)
+
+
 def test_a_huge_learning_rate_is_diagnosed(tmp_path: Path) -> None:
     recipe = tiny(schedule={"steps": 20, "optimizer": {"kind": "sgd", "lr": 1e20}})
     with pytest.raises(NonFiniteLossError, match="learning rate"):

@@ -117,6 +117,18 @@ def test_the_command_line(recipes: Path) -> None:
     assert all(point.recipe.run.workers == 1 for point in found)
 
 
+def test_grids_that_a_command_line_makes_overlap(recipes: Path) -> None:
+    """What an earlier grid has comes once; what differs in an axis stays."""
+    axes = [
+        {"method": ["ce", "kd"], "seed": [0, 1]},
+        {"method": ["kd"], "seed": [2]},
+        {"method": ["kd"], "seed": [2], "long": {"yes": {"schedule.steps": 9}}},
+    ]
+    assert len(students(points(recipes, axes=axes))) == 6
+    found = students(points(recipes, "seed=[3]", axes=axes))
+    assert [(point.label, point.recipe.seed) for point in found] == [("a_ce", 3), ("a_kd", 3), ("a_kd-long=yes", 3)]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

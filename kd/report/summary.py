@@ -8,7 +8,7 @@ from kd.report.sections import seeds
 from kd.results.layouts import spread
 from kd.results.rows import Block, Row
 
-SAID = ("under-trained", "teacher below student", "incomplete", "other machine")
+SAID = ("under-trained", "diverged", "teacher below student", "incomplete", "other machine")
 """Flags that the paragraph names; the table has all of them."""
 
 

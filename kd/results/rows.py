@@ -14,14 +14,16 @@ from kd.metrics.counts import Counts
 from kd.metrics.scores import Floats
 from kd.results.bootstrap import RESAMPLES, Delta, difference, resampled
 from kd.results.costs import mean_cost, step_ratio
+from kd.results.curves import TAIL, diverged, rise
 from kd.results.gains import gains
 from kd.results.groups import Choices, Group, group
 from kd.results.holm import survivors
 from kd.results.lineage import why_elsewhere, why_no_teacher
 from kd.results.names import dataset_label, rank, row_label, student_label
-from kd.results.runs import Run, Runs, load_counts, number, records
+from kd.results.runs import Run, Runs, load_counts
+from kd.surge import SURGE
 
-RISE, TAIL = 1.0, 0.2
+RISE = 1.0
 """A baseline is under-trained if it rises by more than RISE points over the last TAIL of its steps."""
 FEW = 3
 
@@ -30,6 +32,8 @@ FLAGS = {
     "no baseline": "no baseline among the runs: no Δ",
     "under-trained": f"the baseline's mIoU on the selecting split rose by more than {RISE:g} point over the last "
     f"{TAIL:.0%} of its steps (mean over seeds): train all rows for longer before believing a Δ",
+    "diverged": f"the loss of a run rose to more than {SURGE:g} times the first one logged: a lower rate, or schedule.clip, "
+    "may be needed before Δ tells of the method",
     "other seeds": "not the baseline's seeds: Δ is that of the shared ones, or of all, unpaired, if none is shared",
     "teacher below student": "the teacher's mIoU on the selecting split is below this row's",
     "other machine": "timed on other devices, or with other numbers of processes or threads, than the baseline: no ratio",
@@ -111,7 +115,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
         for run in found.incomplete
         if run.recipe and (dataset_label(run.recipe), student_label(run.recipe)) == (one.dataset, one.student)
     }
-    risen, doubt = _rise(baseline) if baseline else (0.0, "")
+    risen, doubt = rise(baseline) if baseline else (0.0, "")
     deltas = {label: _delta(runs, baseline, draws) for label, runs in one.rows.items() if baseline and label != one.baseline}
     stand = survivors({label: delta.chance for label, delta in deltas.items()})
     rows = []
@@ -121,6 +125,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "n < 3": len(runs) < FEW,
             "no baseline": baseline is None,
             "under-trained": label == one.baseline and risen > RISE,
+            "diverged": any(map(diverged, runs)),
             "other seeds": baseline is not None and [run.seed for run in runs] != [run.seed for run in baseline],
             "teacher below student": _above_teacher(runs),
             "other machine": baseline is not None and step_ratio(runs, baseline) is None,
@@ -216,24 +221,3 @@ def _above_teacher(runs: Sequence[Run]) -> bool:
     known = [(run.miou(split=run.selected_on), (run.teacher or {}).get("mIoU")) for run in runs]
     gaps = [ours - theirs for ours, theirs in known if ours is not None and theirs is not None]
     return bool(gaps) and float(np.mean(gaps)) > 0
-
-
-def _rise(baseline: Sequence[Run]) -> tuple[float, str]:
-    """Points that the baseline gained on the selecting split over the last TAIL of its steps, mean over seeds.
-
-    The gain is the last evaluation's mIoU less that of the last evaluation at or before ``(1 - TAIL)`` of the steps. A
-    line says so if no run was evaluated both then and at its end.
-    """
-    gains = []
-    for run in baseline:
-        curve = [(record["step"], number(record, run.selected_on, "mIoU")) for record in records(run.folder)]
-        known = [(step, miou) for step, miou in curve if miou is not None]
-        early = [miou for step, miou in known if step <= (1 - TAIL) * run.steps]
-        if early and known[-1][0] == run.steps:
-            gains.append(known[-1][1] - early[-1])
-    if not gains:
-        return 0.0, (
-            f"whether the baseline is under-trained is unknown: no evaluations at {1 - TAIL:.0%} of the steps and at the end "
-            "(evaluation.every, metrics.jsonl)"
-        )
-    return float(np.mean(gains)), ""

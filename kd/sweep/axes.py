@@ -49,13 +49,22 @@ def size(recipes: Sequence[str], grids: Iterable[Mapping[str, Any]]) -> int:
 def combinations(recipes: Sequence[str], grids: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Choice]]:
     """The choices of every point, exclusions included. ``recipe`` is the first.
 
+    A point that an earlier grid has too comes once: an axis given on the command line is that of all grids, which may then
+    overlap.
+
     Raises:
         ConfigError: an axis is no key of a recipe, or has no value.
     """
+    earlier: set[str] = set()
     for grid in grids:
         values = [_choices(axis, given) for axis, given in grid.items()]
-        for recipe, combination in product(recipes, product(*values)):
-            yield {"recipe": Choice(recipe, {}), **dict(zip(grid, combination, strict=True))}
+        found = [
+            {"recipe": Choice(recipe, {}), **dict(zip(grid, combination, strict=True))}
+            for recipe, combination in product(recipes, product(*values))
+        ]
+        marks = [repr(sorted(one.items(), key=lambda item: item[0])) for one in found]
+        yield from (one for one, mark in zip(found, marks, strict=True) if mark not in earlier)
+        earlier.update(marks)
 
 
 def _choices(axis: str, given: Any) -> list[Choice]:
