@@ -352,6 +352,34 @@ def test_panels_of_one_score_share_their_axes(tmp_path: Path) -> None:
     assert "n = 2" in part
 
 
+def test_a_row_that_diverged_sets_no_axis_but_its_own(tmp_path: Path) -> None:
+    def lowest(text: str) -> list[float]:
+        """Of the y axis of each panel: all rows, kd, jml_kd."""
+        part = text[text.index('<section id="b1-miou">') : text.index('<section id="b1-loss">')]
+        charts = part.split("<figure>")[1:]
+        return [min(map(float, re.findall(r'text-anchor="end"[^>]*>([\d.]+)<', chart))) for chart in charts]
+
+    for number, label in enumerate(("ce", "kd", "jml_kd")):
+        losses = [1.0, 0.5, 0.25]
+        curve = [0.0, 5.0, 2.0] if label == "jml_kd" else [50.0, 60.0, 70.0 + number]
+        folder = write_run(tmp_path / label, tiny(label), curve[-1])
+        records = [
+            {"step": step, "val": {"mIoU": miou}, "train": {"loss": loss}}
+            for step, miou, loss in zip((2, 4, 6), curve, losses, strict=True)
+        ]
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    text, read = written(tmp_path)
+    assert lowest(text) == [0, 0, 0]
+    assert "training diverged" not in read.text
+    path = tmp_path / "jml_kd" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"loss": 0.5', '"loss": 10.5'))
+    text, read = written(tmp_path)
+    assert lowest(text) == [50, 50, 0]
+    assert read.text.count("Rows whose training diverged ( jml_kd ) are only in panels of their own") == 2
+    assert "Left out, as their training diverged: jml_kd" in read.text
+    assert text.count("jml_kd: 2 at the end") == 1
+
+
 def test_the_name_of_a_point_keeps_off_the_bars_of_others() -> None:
     """The second bar stands where the first name would, so the name goes to the left."""
     near = scatter([Dot(LOOK, 1.0, 50.0, None), Dot(LOOK, 1.06, 53.0, 4.0), Dot(LOOK, 2.0, 55.0, None)], "t", "x", "y")

@@ -42,6 +42,12 @@ def several_teachers(block: Block) -> bool:
     return len({run.teacher.get("mark") for row in block.rows for run in row.runs if run.teacher}) > 1
 
 
+def aside(block: Block) -> list[str]:
+    """Rows whose training diverged: they would set the axes that all others are read by. None if there are no others."""
+    found = [row.label for row in block.rows if "diverged" in row.flags]
+    return found if len(found) < len(block.rows) else []
+
+
 def measured(block: Block) -> str:
     """The start of a caption: reported split, checkpoint, seeds."""
     return f"Split {block.first.reported_on}, last checkpoint, {seeds(block)}."

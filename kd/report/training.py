@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from kd.report.charts import FEW, Curve, curves, few
-from kd.report.sections import Panel, Part, seeds, several_teachers
+from kd.report.sections import Panel, Part, aside, seeds, several_teachers
 from kd.report.styles import Look
 from kd.results.rows import Block
 from kd.results.runs import Run, Tree, number, records
@@ -66,7 +66,7 @@ def _scores(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     panels = f"The first panel has all rows and no bands, each other one {neutral}the other rows behind, on the same axes."
     caption = (
         f"Selecting split {split}, {images}evaluated during training; {seeds(block)}. {_drawing(drawn.values(), panels)} Steps "
-        "are those of all stages."
+        f"are those of all stages.{_alone(block)}"
     )
     return Part(
         "miou",
@@ -92,14 +92,20 @@ def _each(block: Block, drawn: Mapping[str, Curve], level: tuple[str, float] | N
     """A panel of all rows, then one for each beside the baseline."""
     where = ("step", f"mIoU, {block.first.selected_on}, %")
     baseline = drawn.get(block.group.baseline or "")
-    ends = [value for curve in drawn.values() for value in (*curve.low, *curve.high)]
-    yield Panel("all rows", curves(list(drawn.values()), "mIoU over steps, all rows", *where, level, bands=False, also=ends))
+    shared = _shared(block, drawn)
+    ends = [value for curve in shared for value in (*curve.low, *curve.high)]
+    yield Panel("all rows", curves(shared, "mIoU over steps, all rows", *where, level, bands=False, also=ends))
     for label, curve in drawn.items():
         if curve is baseline or len(drawn) == 1 or few(drawn.values()):
             continue
-        rest = [replace(other, faint=True) for other in drawn.values() if other is not curve and other is not baseline]
+        rest = [replace(other, faint=True) for other in shared if other is not curve and other is not baseline]
         shown = [*rest, *([baseline] if baseline else []), curve]
         yield Panel(label, curves(shown, f"mIoU over steps, {label}", *where, level, also=ends), curve.look)
+
+
+def _shared(block: Block, drawn: Mapping[str, Curve]) -> list[Curve]:
+    """The curves that one axis is made for; those of rows that diverged only where there are no others."""
+    return [curve for label, curve in drawn.items() if label not in aside(block)] or list(drawn.values())
 
 
 def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
@@ -112,7 +118,7 @@ def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
     for term in terms:
         drawn = _all(block, looks, logged, "terms", term)
         if len(drawn) > 1:
-            chart = curves(list(drawn.values()), f"{term} over steps", "step", term, bands=len(drawn) <= CLEAR)
+            chart = curves(_shared(block, drawn), f"{term} over steps", "step", term, bands=len(drawn) <= CLEAR)
             panels.append(Panel(f"{term}, not weighted", chart))
     for label, curve in totals.items():
         chart = curves([curve], f"total loss of {label} over steps", "step", "total loss")
@@ -122,8 +128,15 @@ def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:
         f"Training batches at the logged steps; {seeds(block)}. {_drawing(totals.values(), bands)} First the terms that "
         "several rows share, before weighting; rows compare there only where the term has the same settings (labels, "
         "temperature). Then each row's total: the sums hold different terms, so they do not compare."
+        f"{_alone(block)}"
     )
     return Part("loss", "Losses", "panels.html", panels, caption, legend=not few(totals.values()))
+
+
+def _alone(block: Block) -> str:
+    """Where rows are that are missing in the panels of several."""
+    names = ", ".join(f"`{label}`" for label in aside(block))
+    return f" Rows whose training diverged ({names}) are only in panels of their own, whose axes hold them." if names else ""
 
 
 def _drawing(drawn: Collection[Curve], panels: str) -> str:
