@@ -17,6 +17,7 @@ from tiny import execute, tiny
 from kd.config import ConfigError, InputError
 from kd.metrics.counts import Counts
 from kd.metrics.scores import dataset_mean
+from kd.results.differences import differing
 from kd.results.footnotes import about, title
 from kd.results.groups import Choices
 from kd.results.layouts import long
@@ -832,6 +833,22 @@ def test_under_trained(tmp_path: Path, curve: list[tuple[int, float]], flag: boo
     block = only(tmp_path)
     assert ("under-trained" in row(block, "ce").flags) == flag
     assert any("is unknown: no evaluations at 80% of the steps" in line for line in block.doubts) == doubt
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ({}, {"method_multiplier": None}, {}),
+        ({}, {"method_multiplier": 1.0}, {"schedule.optimizer.method_multiplier": (None, 1.0)}),
+        ({"method_multiplier": 1.0}, {}, {"schedule.optimizer.method_multiplier": (1.0, None)}),
+        ({"method_multiplier": None}, {"method_multiplier": 1.0}, {"schedule.optimizer.method_multiplier": (None, 1.0)}),
+        ({}, {"lr": 1.0}, {"schedule.optimizer.lr": (None, 1.0)}),
+    ],
+)
+def test_a_key_that_came_later_differs_where_it_says_something_else(one: Any, other: Any, found: Any) -> None:
+    """Whether a recipe has it not yet, or has it at the value that was the only one before."""
+    recipes = [{"schedule": {"optimizer": {"kind": "adamw", **keys}}} for keys in (one, other)]
+    assert differing(*recipes, ("schedule",)) == found
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,12 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], parts: tuple[str
     first, second = (dict(leaf for part in parts for leaf in flat(recipe.get(part), part)) for recipe in (one, other))
     keys = [*first, *(key for key in second if key not in first)]
     found = {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
-    return {key: values for key, values in found.items() if None not in values or not any(came_later(key, v) for v in values)}
+    return {key: values for key, values in found.items() if not _grew(key, first, second)}
+
+
+def _grew(key: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether one side has no such key yet, and the other says what was done before."""
+    return (key in first) != (key in second) and came_later(key, first.get(key, second.get(key)))
 
 
 def covers(allowed: tuple[str, ...], key: str) -> bool:
