@@ -660,6 +660,11 @@ def test_rows_of_one_word_tell_the_axis_in_which_they_differ(tmp_path: Path) -> 
     assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (heat=cold)", "kd (heat=hot)"]
     (tmp_path / "sweep.json").unlink()
     assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (method.temperature=1.0)", "kd (method.temperature=4.0)"]
+    write_run(tmp_path / "usual-s0", tiny("kd", method={"name": "kd", "temperature": 2.0}), 51.0)
+    swept(tmp_path, {**choices, "usual-s0": {"method": "kd", "same": "1"}})  # of a grid without that axis
+    assert [one.label for one in only(tmp_path).rows] == ["ce", "kd (heat=cold)", "kd (heat=hot)", "kd"]
+    swept(tmp_path, choices)
+    assert "kd (method.temperature=2.0)" in [one.label for one in only(tmp_path).rows]
 
 
 @pytest.mark.parametrize(

@@ -110,12 +110,14 @@ def _name(runs: Sequence[Run], words: Words, own: Sequence[str]) -> str:
 
 
 def _told(alike: Sequence[tuple[list[Run], Words]], allow: tuple[str, ...], apart: tuple[str, ...]) -> list[str]:
-    """What rows of one name differ in; nothing where there is one."""
+    """What rows of one name differ in; nothing for one that is alone, or the only one of a grid without these axes."""
     if len(alike) == 1:
         return [""]
-    axes = _varying([words for _, words in alike])
-    texts = [", ".join(f"{axis}={words[axis]}" for axis in axes if axis in words) for _, words in alike]
-    if all(texts) and len(set(texts)) == len(texts):
+    asked = [words for _, words in alike]
+    named = dict.fromkeys(axis for words in asked for axis in words if axis not in METHOD)
+    axes = [axis for axis in named if len({words.get(axis) for words in asked}) > 1]
+    texts = [", ".join(f"{axis}={words[axis]}" for axis in axes if axis in words) for words in asked]
+    if all(asked) and len(set(texts)) == len(texts):
         return texts
     parts = (*ROW, *_parts(apart))
     first, *others = [runs[0] for runs, _ in alike]
