@@ -808,6 +808,18 @@ def test_flags(tmp_path: Path) -> None:
     assert (kd.delta.seeds, kd.delta.value) == ((0,), pytest.approx(4.0))
 
 
+def test_a_row_of_some_of_the_baselines_seeds_is_compared_over_these(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    for seed in (1, 2):
+        write_run(tmp_path / "kd" / f"seed{seed}", tiny("kd", seed=seed), 53.0)
+    assert row(only(tmp_path), "kd").flags == ("n < 3",)
+    assert row(only(tmp_path, Choices(baseline="kd")), "ce").flags == ("other seeds",)
+    for baseline, label, value in (("ce", "kd", 2.5), ("kd", "ce", -2.5)):
+        delta = row(only(tmp_path, Choices(baseline=baseline)), label).delta
+        assert delta is not None
+        assert (delta.seeds, delta.value) == ((1, 2), pytest.approx(value))
+
+
 def test_no_baseline(tmp_path: Path) -> None:
     three(tmp_path, "kd", 50.0)
     three(tmp_path, "jml_kd", 51.0)

@@ -131,7 +131,7 @@ def definitions(blocks: Sequence[Block], best: bool, resamples: int, costs: bool
         "mIoU: mean over classes of the IoU of the whole split (D), percent; mean ± sample standard deviation over n seeds"
     ]
     if deltas and costs:
-        lines.append(f"Δ: difference from the baseline in points, seed by seed; 95 %: its interval, a {interval}")
+        lines.append(f"Δ: difference from the baseline in points, over the seeds of both; 95 %: its interval, a {interval}")
     if any(delta.over_seeds for delta in bounded):
         what = "that interval" if costs else f"the 95 % interval of the difference, a {interval},"
         lines.append(f"↑ ↓: above or below the baseline by more than chance: {what} excludes 0; none with one seed on a side")

@@ -45,7 +45,7 @@ def why_elsewhere(run: Run, rows: Mapping[str, Sequence[Run]]) -> str:
     """Why a run that taught the rows of a block, or learnt tokens for them, is none of them."""
     students = [other for runs in rows.values() for other in runs if is_teacher_of(run, other)]
     if not students:
-        return f"{run.folder} learnt tokens for these rows and is none: it was trained otherwise"
+        return f"{run.folder} learnt tokens for these rows; it is no row itself, as it was trained otherwise"
     keys = ", ".join(_measured_otherwise(run, students[0]))
     return f"{run.folder} taught these rows and has no row: it was measured otherwise ({keys})"
 

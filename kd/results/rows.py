@@ -34,7 +34,7 @@ FLAGS = {
     f"{TAIL:.0%} of its steps (mean over seeds): train all rows for longer before believing a Δ",
     "diverged": f"the loss of a run rose to more than {SURGE:g} times the first one logged: a lower rate, or schedule.clip, "
     "may be needed before Δ tells of the method",
-    "other seeds": "not the baseline's seeds: Δ is that of the shared ones, or of all, unpaired, if none is shared",
+    "other seeds": "the baseline lacks some of its seeds: Δ is that of the shared ones, or of all, unpaired, if none is shared",
     "teacher below student": "the teacher's mIoU on the selecting split is below this row's",
     "other machine": "timed on other devices, or with other numbers of processes or threads, than the baseline: no ratio",
     "incomplete": "seeds of this row have begun and not ended",
@@ -126,7 +126,7 @@ def _block(one: Group, found: Runs, choices: Choices, resamples: int) -> Block:
             "no baseline": baseline is None,
             "under-trained": label == one.baseline and risen > RISE,
             "diverged": any(map(diverged, runs)),
-            "other seeds": baseline is not None and [run.seed for run in runs] != [run.seed for run in baseline],
+            "other seeds": baseline is not None and not {run.seed for run in runs} <= {run.seed for run in baseline},
             "teacher below student": _above_teacher(runs),
             "other machine": baseline is not None and step_ratio(runs, baseline) is None,
             "incomplete": _lacks(runs, unfinished),
