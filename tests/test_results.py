@@ -887,6 +887,8 @@ def test_diverged(tmp_path: Path, losses: list[tuple[str, float | None]], flag: 
     with (tmp_path / "kd" / "seed1" / "metrics.jsonl").open("w") as file:
         for step, (term, loss) in enumerate(losses):
             file.write(json.dumps({"step": step, "train": {"loss": loss}, "terms": {term: loss}}) + "\n")
+        for odd in (5, [[]], None):
+            file.write(json.dumps({"step": 9, "train": {"loss": 1.0}, "terms": odd}) + "\n")
     assert row(only(tmp_path), "ce").flags == ()
     assert row(only(tmp_path), "kd").flags == (("diverged",) if flag else ())
 

@@ -36,5 +36,6 @@ def rise(baseline: Sequence[Run]) -> tuple[float, str]:
 def diverged(run: Run) -> bool:
     """Whether a logged loss was more than SURGE times the first one."""
     surge = Surge()
-    losses = [(number(record, "train", "loss"), record.get("terms") or ()) for record in records(run.folder)]
-    return any(surge.times(loss, terms) for loss, terms in losses if loss is not None)
+    logged = ((number(record, "train", "loss"), record.get("terms")) for record in records(run.folder))
+    losses = ((loss, terms if isinstance(terms, dict) else ()) for loss, terms in logged if loss is not None)
+    return any(surge.times(loss, terms) for loss, terms in losses)
