@@ -105,7 +105,8 @@ def _each(block: Block, drawn: Mapping[str, Curve], level: tuple[str, float] | N
 
 def _shared(block: Block, drawn: Mapping[str, Curve]) -> list[Curve]:
     """The curves that one axis is made for; those of rows that diverged only where there are no others."""
-    return [curve for label, curve in drawn.items() if label not in aside(block)] or list(drawn.values())
+    left_out = aside(block)
+    return [curve for label, curve in drawn.items() if label not in left_out] or list(drawn.values())
 
 
 def _losses(block: Block, looks: Mapping[str, Look], logged: Records) -> Part:

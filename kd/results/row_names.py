@@ -114,8 +114,8 @@ def _told(alike: Sequence[tuple[list[Run], Words]], allow: tuple[str, ...], apar
     if len(alike) == 1:
         return [""]
     asked = [words for _, words in alike]
-    named = dict.fromkeys(axis for words in asked for axis in words if axis not in METHOD)
-    axes = [axis for axis in named if len({words.get(axis) for words in asked}) > 1]
+    none = dict.fromkeys((axis for words in asked for axis in words), "")
+    axes = _varying([none | dict(words) for words in asked])
     texts = [", ".join(f"{axis}={words[axis]}" for axis in axes if axis in words) for words in asked]
     if all(asked) and len(set(texts)) == len(texts):
         return texts
