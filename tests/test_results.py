@@ -373,6 +373,22 @@ def test_rows_apart_in_one_key_still_agree_in_the_others(tmp_path: Path) -> None
         only(tmp_path, Choices(apart=("schedule.steps",)))
 
 
+def test_a_null_key_apart_is_one_that_an_older_source_did_not_know(tmp_path: Path) -> None:
+    three(tmp_path, "ce", 50.0)
+    three(tmp_path / "own", "kd", 51.0, {"schedule": {"optimizer": {"method_multiplier": 1.0}}})
+    three(tmp_path, "kd", 52.0)
+    for kind in ("ce", "kd"):
+        file = tmp_path / kind / "seed0" / "recipe.yaml"
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if "method_multiplier" not in line))
+    block = only(tmp_path, Choices(apart=("schedule.optimizer.method_multiplier",)))
+    assert {one.label: len(one.runs) for one in block.rows} == {
+        "ce": 3,
+        "kd (schedule.optimizer.method_multiplier=1.0)": 3,
+        "kd (schedule.optimizer.method_multiplier=None)": 3,
+    }
+
+
 def test_a_sweep_that_matched_the_time_may_mix_steps(tmp_path: Path) -> None:
     three(tmp_path, "ce", 50.0, {"schedule": {"steps": 12}})
     three(tmp_path, "kd", 51.0, {"schedule": {"steps": 7}})

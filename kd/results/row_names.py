@@ -48,7 +48,7 @@ def named_rows(family: Sequence[Run], allow: tuple[str, ...], apart: tuple[str, 
 
 
 def _identity(run: Run, allow: tuple[str, ...], apart: tuple[str, ...]) -> str:
-    """A text that is the same for runs of one row."""
+    """A text that is the same for runs of one row: a key that is null says no more than one that an older source had not."""
     marks = []
     for part in ROW:
         leaves = _leaves(run, (part,))
@@ -56,7 +56,7 @@ def _identity(run: Run, allow: tuple[str, ...], apart: tuple[str, ...]) -> str:
         rest = {key: _run_named_by(value) for key, value in leaves.items() if key not in free}
         told = rest == leaves  # else the part's fingerprint says where something lies, or counts what is allowed to differ
         marks.append(run.parts[part] if told else json.dumps(rest, sort_keys=True, default=str))
-    own = {key: value for key, value in _leaves(run, _parts(apart)).items() if covers(apart, key)}
+    own = {key: value for key, value in _leaves(run, _parts(apart)).items() if covers(apart, key) and value is not None}
     return " ".join([*marks, json.dumps(own, sort_keys=True, default=str)]) + _cached(run)
 
 
